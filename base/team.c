@@ -1,0 +1,207 @@
+#include "base/team.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+
+enum { SPIN_ROUNDS = 20000 }; /* some tens of microseconds: longer than the gap between two kernels */
+
+struct worker {
+    struct team *team;
+    pthread_t thread;
+    int index;
+};
+
+struct team {
+    int threads;
+    bool pin, caller_pinned;
+    cpu_set_t allowed; /* as it was when the team was made */
+
+    void (*fn)(void *arg, int thread, int threads);
+    void *arg;
+
+    _Alignas(64) atomic_uint generation; /* goes up by one for each team_run */
+    _Alignas(64) atomic_int running;     /* workers that have not finished the present generation */
+    _Alignas(64) atomic_int_least64_t next_tile;
+    _Alignas(64) atomic_int sleeping;
+    atomic_bool stop;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    struct worker workers[];
+};
+
+static inline void cpu_relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#else
+    sched_yield();
+#endif
+}
+
+int team_count_processors(void) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (sched_getaffinity(0, sizeof set, &set) != 0)
+        return 1;
+    int n = CPU_COUNT(&set);
+    return n < 1 ? 1 : n;
+}
+
+static void pin_self(const struct team *t, int index) {
+    int at = index % CPU_COUNT(&t->allowed);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &t->allowed) || at-- > 0)
+            continue;
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        (void)pthread_setaffinity_np(pthread_self(), sizeof one, &one);
+        return;
+    }
+}
+
+/* Waits until the generation is no longer `seen`; returns the new one. */
+static unsigned wait_generation(struct team *t, unsigned seen) {
+    for (int i = 0; i < SPIN_ROUNDS; i++) {
+        unsigned now = atomic_load_explicit(&t->generation, memory_order_acquire);
+        if (now != seen)
+            return now;
+        cpu_relax();
+    }
+    pthread_mutex_lock(&t->lock);
+    atomic_fetch_add(&t->sleeping, 1);
+    while (atomic_load(&t->generation) == seen)
+        pthread_cond_wait(&t->wake, &t->lock);
+    atomic_fetch_sub(&t->sleeping, 1);
+    pthread_mutex_unlock(&t->lock);
+    return atomic_load_explicit(&t->generation, memory_order_acquire);
+}
+
+static void *worker_main(void *arg) {
+    struct worker *w = arg;
+    struct team *t = w->team;
+    unsigned seen = 0;
+    if (t->pin)
+        pin_self(t, w->index);
+    for (;;) {
+        seen = wait_generation(t, seen);
+        if (atomic_load(&t->stop))
+            return NULL;
+        t->fn(t->arg, w->index, t->threads);
+        atomic_fetch_sub_explicit(&t->running, 1, memory_order_release);
+    }
+}
+
+static void begin_generation(struct team *t) {
+    atomic_fetch_add(&t->generation, 1);
+    if (atomic_load(&t->sleeping) > 0) {
+        pthread_mutex_lock(&t->lock);
+        pthread_cond_broadcast(&t->wake);
+        pthread_mutex_unlock(&t->lock);
+    }
+}
+
+int team_new(struct team **out, int threads, bool pin, struct status *st) {
+    *out = NULL;
+    if (threads < 0 || threads > TEAM_THREADS_MAX)
+        return status_set(st, STATUS_INVALID_ARGUMENT, "threads: %d is not in 0..%d", threads, TEAM_THREADS_MAX);
+    if (threads == 0)
+        threads = team_count_processors();
+    if (threads > TEAM_THREADS_MAX)
+        threads = TEAM_THREADS_MAX;
+    size_t bytes = sizeof(struct team) + (size_t)threads * sizeof(struct worker);
+    bytes = (bytes + 63) / 64 * 64;
+    struct team *t = aligned_alloc(64, bytes);
+    if (!t)
+        return status_set_no_memory(st, bytes, "a thread team");
+    memset(t, 0, bytes);
+    t->threads = 1;
+    t->pin = pin;
+    if (sched_getaffinity(0, sizeof t->allowed, &t->allowed) != 0 || CPU_COUNT(&t->allowed) == 0)
+        t->pin = false;
+    pthread_mutex_init(&t->lock, NULL);
+    pthread_cond_init(&t->wake, NULL);
+    for (int i = 1; i < threads; i++) {
+        t->workers[i] = (struct worker){.team = t, .index = i};
+        if (pthread_create(&t->workers[i].thread, NULL, worker_main, &t->workers[i]) != 0) {
+            team_del(t);
+            return status_set(st, STATUS_RESOURCE_EXHAUSTED, "cannot start thread %d of %d", i + 1, threads);
+        }
+        t->threads = i + 1;
+    }
+    *out = t;
+    return 0;
+}
+
+void team_del(struct team *t) {
+    if (!t)
+        return;
+    atomic_store(&t->stop, true);
+    begin_generation(t);
+    for (int i = 1; i < t->threads; i++)
+        pthread_join(t->workers[i].thread, NULL);
+    if (t->caller_pinned)
+        (void)pthread_setaffinity_np(pthread_self(), sizeof t->allowed, &t->allowed);
+    pthread_cond_destroy(&t->wake);
+    pthread_mutex_destroy(&t->lock);
+    free(t);
+}
+
+int team_count_threads(const struct team *t) {
+    return t->threads;
+}
+
+void team_run(struct team *t, void (*fn)(void *arg, int thread, int threads), void *arg) {
+    if (t->pin && !t->caller_pinned) {
+        pin_self(t, 0);
+        t->caller_pinned = true;
+    }
+    if (t->threads == 1) {
+        fn(arg, 0, 1);
+        return;
+    }
+    t->fn = fn;
+    t->arg = arg;
+    atomic_store(&t->running, t->threads - 1);
+    begin_generation(t);
+    fn(arg, 0, t->threads);
+    for (int i = 0; atomic_load_explicit(&t->running, memory_order_acquire) > 0; i++) {
+        if (i < SPIN_ROUNDS)
+            cpu_relax();
+        else
+            sched_yield();
+    }
+}
+
+struct tiles {
+    struct team *team;
+    int64_t count;
+    void (*fn)(void *arg, int64_t tile, int thread);
+    void *arg;
+};
+
+static void run_tiles(void *arg, int thread, int threads) {
+    struct tiles *job = arg;
+    (void)threads;
+    for (;;) {
+        int64_t tile = atomic_fetch_add_explicit(&job->team->next_tile, 1, memory_order_relaxed);
+        if (tile >= job->count)
+            return;
+        job->fn(job->arg, tile, thread);
+    }
+}
+
+void team_for(struct team *t, int64_t tiles, void (*fn)(void *arg, int64_t tile, int thread), void *arg) {
+    if (tiles <= 1 || t->threads == 1) {
+        for (int64_t i = 0; i < tiles; i++)
+            fn(arg, i, 0);
+        return;
+    }
+    struct tiles job = {.team = t, .count = tiles, .fn = fn, .arg = arg};
+    atomic_store(&t->next_tile, 0);
+    team_run(t, run_tiles, &job);
+}

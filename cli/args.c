@@ -1,0 +1,60 @@
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "cli/cli.h"
+
+bool cli_parse_int(const char *option, const char *text, long lo, long hi, long *value) {
+    char *end;
+    errno = 0;
+    long n = strtol(text, &end, 10);
+    if (errno || end == text || *end || n < lo || n > hi) {
+        fprintf(stderr, "timbre: %s %s: not a whole number in %ld..%ld\n", option, text, lo, hi);
+        return false;
+    }
+    *value = n;
+    return true;
+}
+
+bool cli_parse_double(const char *option, const char *text, double lo, double hi, double *value) {
+    char *end;
+    double d = strtod(text, &end);
+    if (end == text || *end || !isfinite(d) || d < lo || d > hi) {
+        fprintf(stderr, "timbre: %s %s: not a number in %g..%g\n", option, text, lo, hi);
+        return false;
+    }
+    *value = d;
+    return true;
+}
+
+const char *cli_default_model(void) {
+    static char installed[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", installed, sizeof installed - 1);
+    if (n > 0) {
+        static const char relative[] = "/../" TIMBRE_DATA_DIR_FROM_BIN "/timbre/models/default";
+        installed[n] = 0;
+        char *slash = strrchr(installed, '/');
+        if (slash && (size_t)(slash - installed) + sizeof relative <= sizeof installed) {
+            memcpy(slash, relative, sizeof relative);
+            if (file_kind(installed) == 2)
+                return installed;
+        }
+    }
+    return TIMBRE_SOURCE_MODEL;
+}
+
+int cli_fail(const char *command, int exit_status, const char *format, ...) {
+    va_list args;
+    fprintf(stderr, "timbre %s: ", command);
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputc('\n', stderr);
+    return exit_status;
+}

@@ -1,0 +1,325 @@
+/* timbre predict: the emotions in audio files. Files go through the engine's batcher; answers come in the order given. */
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "cli/cli.h"
+
+enum {
+    IN_FLIGHT_MAX = 128, /* files between reading and printing; bounds memory */
+    PIECE_BYTES = 1 << 16,
+};
+
+static const char HELP[] =
+    "usage: timbre predict [OPTION]... FILE...\n"
+    "\n"
+    "Says which emotions a model hears in each FILE (any audio format; - is standard input).\n"
+    "\n"
+    "  --model DIR              a Hugging Face model folder; default: the shipped model\n"
+    "  --device NAME            auto, cpu, cuda, ref; default auto\n"
+    "  --precision NAME         auto, fp32, bf16, int8; default auto\n"
+    "  --threads N              threads of the forward pass; default: one a processor\n"
+    "  --no-pin                 leave the threads to the scheduler\n"
+    "  --max-batch-seconds S    audio in one batch; default 60, at least 30\n"
+    "  --window S, --hop S      answer for every window; default: files over 30 s by 10 s windows, 5 s apart\n"
+    "  --embedding              with --json: the pooled hidden states too\n"
+    "  --labels FILE            names to use instead of the model's own: one a line, or JSON\n"
+    "  --output NAME            how logits become scores: auto, softmax, sigmoid, none\n"
+    "  --head-activation NAME   none, tanh, relu: for heads whose files do not tell; default none\n"
+    "  --raw ENCODING           FILE is raw samples: pcm16, float32, mulaw, alaw; with\n"
+    "  --rate HZ, --channels N  their rate (default 16000) and interleaved channels (default 1)\n"
+    "  --max-file-bytes N       refuse larger files; default 268435456\n"
+    "  --max-duration S         refuse longer audio; default 1800\n"
+    "  --json                   one JSON object a line instead of the table\n"
+    "\n"
+    "Environment: FFMPEG_BIN, the ffmpeg program for what libsndfile cannot read; TIMBRE_CPU = avx512, avx2 or\n"
+    "portable forces a code path. Exit status: 0 all files answered, 1 some failed, 2 wrong usage, 3 could not start.\n";
+
+struct arguments {
+    struct engine_options engine;
+    struct engine_request_options request;
+    bool json;
+    char **files;
+    int files_count;
+};
+
+enum predict_option {
+    O_MODEL = 256,
+    O_DEVICE,
+    O_PRECISION,
+    O_THREADS,
+    O_NO_PIN,
+    O_BATCH_S,
+    O_WINDOW,
+    O_HOP,
+    O_EMBEDDING,
+    O_LABELS,
+    O_OUTPUT,
+    O_HEAD_ACTIVATION,
+    O_RAW,
+    O_RATE,
+    O_CHANNELS,
+    O_FILE_BYTES,
+    O_DURATION,
+    O_SERVER,
+    O_JSON,
+    O_HELP,
+};
+
+static const struct option options[] = {
+    {"model", required_argument, NULL, O_MODEL},
+    {"device", required_argument, NULL, O_DEVICE},
+    {"precision", required_argument, NULL, O_PRECISION},
+    {"threads", required_argument, NULL, O_THREADS},
+    {"no-pin", no_argument, NULL, O_NO_PIN},
+    {"max-batch-seconds", required_argument, NULL, O_BATCH_S},
+    {"window", required_argument, NULL, O_WINDOW},
+    {"hop", required_argument, NULL, O_HOP},
+    {"embedding", no_argument, NULL, O_EMBEDDING},
+    {"labels", required_argument, NULL, O_LABELS},
+    {"output", required_argument, NULL, O_OUTPUT},
+    {"head-activation", required_argument, NULL, O_HEAD_ACTIVATION},
+    {"raw", required_argument, NULL, O_RAW},
+    {"rate", required_argument, NULL, O_RATE},
+    {"channels", required_argument, NULL, O_CHANNELS},
+    {"max-file-bytes", required_argument, NULL, O_FILE_BYTES},
+    {"max-duration", required_argument, NULL, O_DURATION},
+    {"server", required_argument, NULL, O_SERVER},
+    {"json", no_argument, NULL, O_JSON},
+    {"help", no_argument, NULL, O_HELP},
+    {NULL, 0, NULL, 0},
+};
+
+static bool parse_encoding(const char *name, enum audio_encoding *encoding) {
+    static const char *const names[] = {
+        [AUDIO_PCM16] = "pcm16", [AUDIO_FLOAT32] = "float32", [AUDIO_MULAW] = "mulaw", [AUDIO_ALAW] = "alaw"};
+    for (int i = AUDIO_PCM16; i <= AUDIO_ALAW; i++)
+        if (strcmp(name, names[i]) == 0) {
+            *encoding = (enum audio_encoding)i;
+            return true;
+        }
+    fprintf(stderr, "timbre: --raw %s: not one of pcm16, float32, mulaw, alaw\n", name);
+    return false;
+}
+
+/* Takes one option; false after a message when its value is wrong. */
+static bool take_option(struct arguments *a, int option, const char *value) {
+    long n = 0;
+    switch (option) {
+    case O_MODEL:
+        a->engine.model_dir = value;
+        return true;
+    case O_DEVICE:
+        a->engine.model.device = value;
+        return true;
+    case O_PRECISION:
+        a->engine.model.precision = value;
+        return true;
+    case O_THREADS:
+        if (!cli_parse_int("--threads", value, 0, 256, &n))
+            return false;
+        a->engine.model.threads = (int)n;
+        return true;
+    case O_NO_PIN:
+        a->engine.model.pin = false;
+        return true;
+    case O_BATCH_S:
+        return cli_parse_double("--max-batch-seconds", value, ENGINE_WHOLE_S_MAX, 100000, &a->engine.batch_s_max);
+    case O_WINDOW:
+        return cli_parse_double("--window", value, 0.05, ENGINE_WHOLE_S_MAX, &a->request.window_s);
+    case O_HOP:
+        return cli_parse_double("--hop", value, 0.01, ENGINE_WHOLE_S_MAX, &a->request.hop_s);
+    case O_EMBEDDING:
+        a->request.embedding = true;
+        return true;
+    case O_LABELS:
+        a->engine.model.labels_path = value;
+        return true;
+    case O_OUTPUT:
+        a->engine.model.output = value;
+        return true;
+    case O_HEAD_ACTIVATION:
+        a->engine.model.head_activation = value;
+        return true;
+    case O_RAW:
+        return parse_encoding(value, &a->request.format.encoding);
+    case O_RATE:
+        if (!cli_parse_int("--rate", value, AUDIO_RATE_HZ_MIN, AUDIO_RATE_HZ_MAX, &n))
+            return false;
+        a->request.format.rate_hz = (int)n;
+        return true;
+    case O_CHANNELS:
+        if (!cli_parse_int("--channels", value, 1, AUDIO_CHANNELS_MAX, &n))
+            return false;
+        a->request.format.channels = (int)n;
+        return true;
+    case O_FILE_BYTES:
+        if (!cli_parse_int("--max-file-bytes", value, 1, 1L << 40, &n))
+            return false;
+        a->engine.audio.bytes_max = (size_t)n;
+        return true;
+    case O_DURATION:
+        return cli_parse_double("--max-duration", value, 0.001, 1e6, &a->engine.audio.duration_s_max);
+    case O_SERVER:
+        fprintf(stderr, "timbre: --server %s: this version has no client yet; predict runs on this machine\n", value);
+        return false;
+    case O_JSON:
+        a->json = true;
+        return true;
+    }
+    return false;
+}
+
+/* -1: go on; else the exit status. */
+static int parse(struct arguments *a, int argc, char **argv) {
+    engine_options_init(&a->engine);
+    a->engine.audio.ffmpeg = getenv("FFMPEG_BIN");
+    a->engine.queue_depth = IN_FLIGHT_MAX;
+    a->request = (struct engine_request_options){.format = {.rate_hz = 16000, .channels = 1}, .order = ENGINE_BULK};
+    for (int option; (option = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
+        if (option == O_HELP || option == 'h') {
+            fputs(HELP, stdout);
+            return CLI_OK;
+        }
+        if (option == '?' || !take_option(a, option, optarg)) {
+            fprintf(stderr, "`timbre predict --help` tells the options\n");
+            return CLI_USAGE;
+        }
+    }
+    a->files = argv + optind;
+    a->files_count = argc - optind;
+    if (a->files_count == 0)
+        return cli_fail("predict", CLI_USAGE, "no FILE; `timbre predict --help` tells the options");
+    if (a->request.hop_s != 0 && a->request.window_s == 0)
+        return cli_fail("predict", CLI_USAGE, "--hop needs --window");
+    if (a->request.hop_s > a->request.window_s)
+        return cli_fail("predict", CLI_USAGE, "--hop is longer than --window");
+    if (!a->engine.model_dir)
+        a->engine.model_dir = cli_default_model();
+    return -1;
+}
+
+/* One file on its way: where it is, until it is printed. */
+struct entry {
+    struct engine_request *request;
+    struct status status; /* why there is no request */
+    bool done;
+};
+
+struct run {
+    const struct arguments *arguments;
+    struct engine *engine;
+    struct queue *replies;
+    struct entry entries[IN_FLIGHT_MAX]; /* ring: file i is at i % IN_FLIGHT_MAX */
+    int printed, submitted, in_engine;
+    int failed;
+    double audio_s;
+    int64_t start_ns;
+};
+
+static int feed_file(struct engine_request *r, const char *path, struct status *st) {
+    const bool standard_input = strcmp(path, "-") == 0;
+    if (!standard_input && file_kind(path) == 2)
+        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: a folder, not a file", path);
+    FILE *f = standard_input ? stdin : fopen(path, "rb");
+    if (!f)
+        return status_set(st, STATUS_NOT_FOUND, "%s: %s", path, strerror(errno));
+    char piece[PIECE_BYTES];
+    int result = 0;
+    for (size_t n; result == 0 && (n = fread(piece, 1, sizeof piece, f)) > 0;)
+        result = engine_feed(r, piece, n, st);
+    if (result == 0 && ferror(f))
+        result = status_set(st, STATUS_INVALID_ARGUMENT, "%s: %s", path, strerror(errno));
+    if (!standard_input)
+        fclose(f);
+    return result;
+}
+
+static void submit(struct run *run) {
+    struct entry *entry = &run->entries[run->submitted % IN_FLIGHT_MAX];
+    struct engine_request_options o = run->arguments->request;
+    const char *path = run->arguments->files[run->submitted++];
+    o.replies = run->replies;
+    o.user = entry;
+    *entry = (struct entry){0};
+    if (engine_open(&entry->request, run->engine, &o, &entry->status) ||
+        feed_file(entry->request, path, &entry->status) || engine_finish(entry->request, true, &entry->status)) {
+        engine_close(entry->request);
+        entry->request = NULL;
+        entry->done = true;
+        return;
+    }
+    run->in_engine++;
+}
+
+static void take_reply(struct run *run) {
+    struct engine_request *r = queue_take(run->replies);
+    struct entry *entry = engine_get_user(r);
+    entry->done = true;
+    run->in_engine--;
+    run->audio_s += engine_get_result(r)->duration_s;
+}
+
+/* Prints what is done and whose turn it is. */
+static void print_ready(struct run *run) {
+    const struct arguments *a = run->arguments;
+    for (; run->printed < run->submitted; run->printed++) {
+        struct entry *entry = &run->entries[run->printed % IN_FLIGHT_MAX];
+        if (!entry->done)
+            return;
+        struct cli_result r = {.file = a->files[run->printed],
+                               .result = entry->request ? engine_get_result(entry->request) : NULL,
+                               .status = &entry->status};
+        cli_progress_clear();
+        if (a->json)
+            cli_print_json(&r, engine_model(run->engine));
+        else
+            cli_print_table(&r, engine_model(run->engine));
+        run->failed += !r.result || r.result->outcome == ENGINE_ERROR;
+        engine_close(entry->request);
+        entry->request = NULL;
+    }
+}
+
+static void run_files(struct run *run) {
+    const int total = run->arguments->files_count;
+    run->start_ns = clock_now_ns();
+    while (run->printed < total) {
+        if (run->submitted < total && run->submitted - run->printed < IN_FLIGHT_MAX)
+            submit(run);
+        else if (run->in_engine)
+            take_reply(run);
+        while (run->in_engine && queue_count(run->replies))
+            take_reply(run);
+        print_ready(run);
+        if (total > 1)
+            cli_progress_show(run->printed, total, run->audio_s, clock_elapsed_ms(run->start_ns) * 1e-3);
+    }
+    cli_progress_clear();
+}
+
+int cli_predict(int argc, char **argv) {
+    struct arguments arguments = {0};
+    struct status st = {0};
+    int result = parse(&arguments, argc, argv);
+    if (result >= 0)
+        return result;
+    struct run *run = calloc(1, sizeof *run);
+    if (!run)
+        return cli_fail("predict", CLI_NOT_STARTED, "out of memory");
+    run->arguments = &arguments;
+    if (queue_new(&run->replies, IN_FLIGHT_MAX, &st) || engine_new(&run->engine, &arguments.engine, &st)) {
+        result = cli_fail("predict", CLI_NOT_STARTED, "%s", st.message);
+    } else {
+        run_files(run);
+        result = run->failed ? CLI_SOME_FAILED : CLI_OK;
+    }
+    engine_del(run->engine);
+    queue_del(run->replies);
+    free(run);
+    return fflush(stdout) == 0 ? result : CLI_SOME_FAILED;
+}

@@ -1,0 +1,156 @@
+/* A model's worker: the workspace, and one batch from samples to logits. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "models/model_internal.h"
+
+/* Takes all buffers out of two arenas: the device's and the host's. Both may be counting. */
+static void layout(struct model_worker *w, struct arena *device, struct arena *host) {
+    const struct model *m = w->model;
+    const struct config *c = &m->config;
+    const size_t clips = (size_t)w->clips_max;
+    wav2vec2_state_init(&w->state, c, m->kernels, m->device, w->samples_max, w->clips_max, device);
+    head_state_init(&w->head, &m->head, c, w->clips_max, device);
+    batch_init(&w->batch, &c->conv, w->clips_max, host);
+    w->samples = arena_alloc(host, clips, sizeof *w->samples);
+    w->zeros = arena_alloc(host, (size_t)batch_slot_samples(&c->conv, 1), sizeof *w->zeros);
+    w->pooled = arena_alloc(host, clips * (size_t)c->hidden, sizeof(float));
+    w->logits = arena_alloc(host, clips * (size_t)m->head.labels, sizeof(float));
+    w->part = arena_alloc(host, clips * (size_t)m->head.labels, sizeof(float));
+}
+
+static int channels_max(const struct config *c) {
+    int most = c->hidden > c->intermediate ? c->hidden : c->intermediate;
+    for (int l = 0; l < c->conv.levels; l++)
+        if (c->conv_dim[l] > most)
+            most = c->conv_dim[l];
+    return most;
+}
+
+int model_worker_new(struct model_worker **out, const struct model *m, int64_t samples_max, int clips_max,
+                     struct status *st) {
+    const struct config *c = &m->config;
+    struct arena device, host;
+    *out = NULL;
+    if (samples_max < batch_slot_samples(&c->conv, 1) || samples_max > INT64_C(1) << 40 || clips_max < 1 ||
+        clips_max > BATCH_CLIPS_MAX)
+        return status_set(st, STATUS_INVALID_ARGUMENT,
+                          "a worker for %lld samples and %d clips: one frame needs %lld samples, and the limit is %d "
+                          "clips",
+                          (long long)samples_max, clips_max, (long long)batch_slot_samples(&c->conv, 1),
+                          BATCH_CLIPS_MAX);
+    struct model_worker *w = calloc(1, sizeof *w);
+    if (!w)
+        return status_set_no_memory(st, sizeof *w, "a worker");
+    w->model = m;
+    w->samples_max = samples_max;
+    w->clips_max = clips_max;
+    arena_init_counting(&device);
+    arena_init_counting(&host);
+    layout(w, &device, &host);
+    if (device.failed || host.failed) {
+        status_set(st, STATUS_RESOURCE_EXHAUSTED, "a worker for %lld samples: sizes overflow", (long long)samples_max);
+        goto fail;
+    }
+    if (m->kernels->device_new(&w->device, &m->device_options, st) ||
+        m->kernels->memory_new(w->device, &w->memory, device.used, "activations", st) ||
+        arena_init(&w->host, host.used, "a worker's tables", st) ||
+        m->kernels->reserve(w->device, batch_count_rows(&c->conv, c->conv.levels, samples_max), clips_max, c->hidden,
+                            channels_max(c), st))
+        goto fail;
+    device = (struct arena){.base = w->memory, .bytes = device.used};
+    layout(w, &device, &w->host);
+    memset(w->zeros, 0, (size_t)batch_slot_samples(&c->conv, 1) * sizeof *w->zeros);
+    *out = w;
+    return 0;
+fail:
+    model_worker_del(w);
+    return -1;
+}
+
+void model_worker_del(struct model_worker *w) {
+    if (!w)
+        return;
+    if (w->memory)
+        w->model->kernels->memory_del(w->device, w->memory);
+    w->model->kernels->device_del(w->device);
+    arena_free(&w->host);
+    free(w);
+}
+
+int64_t model_count_slot(const struct model *m, int64_t count) {
+    const struct batch_shape *s = &m->config.conv;
+    return count < batch_min_samples(s) ? 0 : batch_slot_samples(s, count);
+}
+
+static int check_batch(const struct model_worker *w, const struct model_clip *clips, int count, struct status *st) {
+    int64_t total = 0;
+    if (count < 1 || count > w->clips_max)
+        return status_set(st, STATUS_INVALID_ARGUMENT, "a batch of %d clips: the worker takes 1 to %d", count,
+                          w->clips_max);
+    for (int i = 0; i < count; i++) {
+        int64_t slot = model_count_slot(w->model, clips[i].count);
+        if (slot == 0)
+            return status_set(st, STATUS_INVALID_ARGUMENT, "clip %d of the batch has %lld samples, too few for a frame",
+                              i, (long long)clips[i].count);
+        if (slot > w->samples_max - total)
+            return status_set(st, STATUS_INVALID_ARGUMENT, "a batch of over %lld samples", (long long)w->samples_max);
+        total += slot;
+    }
+    return 0;
+}
+
+/* Lays the clips on the tape, zeros between them. */
+static void stage(struct model_worker *w, const struct model_clip *clips, int count) {
+    const struct config *c = &w->model->config;
+    const struct kernels *k = w->model->kernels;
+    for (int i = 0; i < count; i++)
+        w->samples[i] = clips[i].count;
+    batch_plan(&w->batch, &c->conv, count, w->samples);
+    for (int i = 0; i < count; i++) {
+        float *to = w->state.samples + w->batch.offset[i];
+        int64_t gap = batch_slot_samples(&c->conv, clips[i].count) - clips[i].count;
+        k->upload(w->device, to, clips[i].samples, (size_t)clips[i].count * sizeof(float));
+        k->upload(w->device, to + clips[i].count, w->zeros, (size_t)gap * sizeof(float));
+    }
+}
+
+/* Hands out what was downloaded, the age-and-gender head's two parts joined. */
+static void deliver(const struct model_worker *w, struct model_clip *clips, int count) {
+    const struct model *m = w->model;
+    const size_t labels = (size_t)m->head.labels, hidden = (size_t)m->config.hidden;
+    for (int i = 0; i < count; i++) {
+        if (m->head.kind == HEAD_AGE_GENDER) {
+            clips[i].logits[0] = w->logits[i];
+            memcpy(clips[i].logits + 1, w->part + (size_t)i * (labels - 1), (labels - 1) * sizeof(float));
+        } else {
+            memcpy(clips[i].logits, w->logits + (size_t)i * labels, labels * sizeof(float));
+        }
+        if (clips[i].embedding)
+            memcpy(clips[i].embedding, w->pooled + (size_t)i * hidden, hidden * sizeof(float));
+    }
+}
+
+int model_worker_run(struct model_worker *w, struct model_clip *clips, int count, struct status *st) {
+    const struct model *m = w->model;
+    const struct kernels *k = m->kernels;
+    struct kernels_device *d = w->device;
+    if (check_batch(w, clips, count, st))
+        return -1;
+    stage(w, clips, count);
+    k->begin(d, &w->batch);
+    const void *hidden = wav2vec2_forward(&m->backbone, &m->config, &w->state,
+                                          m->config.weighted_layer_sum ? m->layer_weights : NULL, k, d, &w->batch);
+    head_forward(&m->head, &m->config, &w->head, hidden, k, d, &w->batch);
+
+    const size_t clips_count = (size_t)count, labels = (size_t)m->head.labels;
+    const bool two = m->head.kind == HEAD_AGE_GENDER;
+    k->download(d, w->pooled, w->head.pooled, clips_count * (size_t)m->config.hidden * sizeof(float));
+    k->download(d, w->logits, w->head.logits, clips_count * (two ? 1 : labels) * sizeof(float));
+    if (two)
+        k->download(d, w->part, w->head.part, clips_count * (labels - 1) * sizeof(float));
+    if (k->finish(d, st))
+        return -1;
+    deliver(w, clips, count);
+    return 0;
+}

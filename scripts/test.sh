@@ -1,0 +1,134 @@
+#!/usr/bin/env bash
+# Runs every check: layers, format, builds by gcc and clang without warnings, unit tests, the program against its
+# contract and the goldens, sanitizers, fuzzing, clang-tidy. Ends with a table; exits non-zero if anything failed.
+#
+# usage: scripts/test.sh [STEP...]     (all by default; the steps are the names in the table)
+#        FUZZ_SECONDS=20 time for each fuzz target
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+all=(layers format build-gcc unit-gcc e2e build-asan unit-asan e2e-asan build-tsan unit-tsan e2e-tsan
+     build-clang unit-clang build-fuzz fuzz tidy)
+case "${1-}" in -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; printf 'steps: %s\n' "${all[*]}"; exit 0 ;; esac
+
+fuzz_seconds=${FUZZ_SECONDS:-20}
+jobs=$(nproc)
+logs=build/logs
+mkdir -p "$logs"
+pytest=(.venv/bin/python -m pytest -q -rs -p no:cacheprovider)
+# Thread sanitizers of this age want the old layout of memory.
+plain_layout=()
+if setarch -R true 2> /dev/null; then plain_layout=(setarch -R); fi
+export ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+export TSAN_OPTIONS=halt_on_error=1
+
+sources() { git ls-files -z --cached --others --exclude-standard -- '*.c' '*.h'; }
+build() { cmake --preset "$1" -DTIMBRE_TESTS=ON && cmake --build --preset "$1"; }
+unit() { "${plain_layout[@]}" ctest --preset "$1" -j "$jobs" --no-tests=error --timeout 600; }
+e2e() { TIMBRE_BIN=$PWD/build/$1/cli/timbre "${plain_layout[@]}" "${pytest[@]}" "${@:2}"; }
+
+run_fuzz() { # one target for a while; new inputs stay in the build folder
+  local target=$1 name=${1##*/fuzz_}
+  mkdir -p "build/fuzz/corpus/$name"
+  local seeds=tests/fuzz/corpus/$name
+  [ -d "$seeds" ] || seeds=
+  "$target" -max_total_time="$fuzz_seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+    -artifact_prefix="build/fuzz/$name-" "build/fuzz/corpus/$name" $seeds > "$logs/fuzz-$name.log" 2>&1 || {
+    echo "fuzz_$name found something:"; tail -n 60 "$logs/fuzz-$name.log"; return 1; }
+  grep -E 'stat::(number_of_executed_units|new_units_added)' "$logs/fuzz-$name.log" | sed "s/^/fuzz_$name: /"
+}
+export -f run_fuzz
+export fuzz_seconds logs
+
+step_layers() { /usr/bin/python3 scripts/check_layers.py --self-test; /usr/bin/python3 scripts/check_layers.py; }
+step_format() { sources | xargs -0 clang-format --dry-run -Werror; }
+step_build-gcc() { build release; }
+step_unit-gcc() { unit release; }
+step_e2e() { e2e release tests/e2e; }
+step_build-asan() { build asan; }
+step_unit-asan() { unit asan; }
+step_e2e-asan() { e2e asan tests/e2e -m asan; }
+step_build-tsan() { build tsan; }
+step_unit-tsan() { unit tsan; }
+step_e2e-tsan() { e2e tsan tests/e2e -m tsan; }
+step_build-clang() { build clang; }
+step_unit-clang() { unit clang; }
+step_build-fuzz() { build fuzz; }
+step_fuzz() {
+  find build/fuzz/tests/fuzz -maxdepth 1 -name 'fuzz_*' -type f -perm -u+x -print0 |
+    xargs -0 --no-run-if-empty -n 1 -P "$jobs" bash -euo pipefail -c 'run_fuzz "$1"' run_fuzz
+}
+step_tidy() { # errors are what .clang-tidy says; the rest of what it prints is noise
+  run-clang-tidy -p build/clang -quiet -j "$jobs" "^$PWD/(base|audio|kernels|models|engine|cli|bench)/" 2>&1 |
+    sed 's/\x1b\[[0-9;]*m//g' > "$logs/tidy-all.log" && return 0
+  grep -E -A 4 '(error|warning):' "$logs/tidy-all.log"
+  return 1
+}
+
+needs() { # the step that has to have passed before
+  case $1 in
+    unit-gcc | e2e) echo build-gcc ;;
+    unit-asan | e2e-asan) echo build-asan ;;
+    unit-tsan | e2e-tsan) echo build-tsan ;;
+    unit-clang | tidy) echo build-clang ;;
+    fuzz) echo build-fuzz ;;
+  esac
+}
+
+# What a passed step left out: skipped tests of cmocka (once each) and pytest, with their reasons.
+skips() {
+  case $1 in
+    unit-*)
+      local preset=${1#unit-}
+      grep -hE '^\[  SKIPPED \] [a-z]|^SKIPPED:' "build/${preset/gcc/release}/Testing/Temporary/LastTest.log" | sort -u ;;
+    e2e*) grep -E '^SKIPPED ' "$logs/$1.log" ;;
+  esac || true
+}
+
+declare -A result seconds
+failed=0
+run_step() {
+  local step=$1 need rc begin=$SECONDS
+  need=$(needs "$step")
+  if [ -n "$need" ] && [ "${result[$need]-passed}" != passed ]; then
+    result[$step]="SKIPPED: $need failed" seconds[$step]=0
+    return
+  fi
+  set +e # in a condition, -e would be off inside the step too
+  (set -euo pipefail; "step_$step") > "$logs/$step.log" 2>&1
+  rc=$?
+  set -e
+  seconds[$step]=$((SECONDS - begin))
+  if [ $rc = 0 ]; then
+    result[$step]=passed
+  else
+    result[$step]=FAILED
+    failed=1
+    printf '\n==== %s failed; the end of %s:\n' "$step" "$logs/$step.log"
+    tail -n 60 "$logs/$step.log"
+  fi
+}
+
+./scripts/setup.sh --tests
+steps=("${all[@]}")
+if [ $# -gt 0 ]; then steps=("$@"); fi
+for step in "${steps[@]}"; do
+  [ "$(type -t "step_$step")" = function ] || { echo "test: no step called $step" >&2; exit 2; }
+done
+for step in "${steps[@]}"; do
+  printf '%-12s ' "$step"
+  run_step "$step"
+  printf '%s, %s s\n' "${result[$step]}" "${seconds[$step]}"
+done
+
+printf '\n%-12s %8s  %s\n' step seconds result
+for step in "${steps[@]}"; do
+  left_out=
+  if [ "${result[$step]}" = passed ]; then left_out=$(skips "$step"); fi
+  count=$(printf '%s' "$left_out" | grep -c '' || true)
+  printf '%-12s %8s  %s%s\n' "$step" "${seconds[$step]}" "${result[$step]}" \
+    "$([ "$count" = 0 ] || echo ", but $count lines of SKIPPED tests:")"
+  [ -z "$left_out" ] || printf '%s\n' "$left_out" | head -n 20 | sed 's/^/                         /'
+done
+printf '\n%s in %d s\n' "$([ $failed = 0 ] && echo 'all passed' || echo FAILED)" "$SECONDS"
+exit $failed
