@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -10,6 +11,7 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -24,7 +26,7 @@
 #include "base/text.h"
 
 /* ffmpeg with its 200 libraries needs 300 MB of address space to start. */
-#define CONFINE_ADDRESS_BYTES_MAX ((rlim_t)1 << 30)
+#define CONFINE_ADDRESS_BYTES_MAX ((rlim_t)768 << 20)
 
 /* ---- Landlock ---- */
 
@@ -83,6 +85,11 @@ static int landlock_prepare(const char *program, int *abi) {
         landlock_allow(ruleset, libraries[i], run);
     landlock_allow(ruleset, "/etc/ld.so.cache", LANDLOCK_ACCESS_FS_READ_FILE);
     landlock_allow(ruleset, program, run);
+    const char *slash = strrchr(program, '/');
+    char beside[PATH_MAX]; /* PREFIX/lib for a program in PREFIX/bin */
+    if (slash != NULL && slash - program >= 4 && memcmp(slash - 4, "/bin", 4) == 0 &&
+        snprintf(beside, sizeof beside, "%.*s/lib", (int)(slash - program - 4), program) < (int)sizeof beside)
+        landlock_allow(ruleset, beside, run);
     return ruleset;
 }
 
@@ -218,12 +225,10 @@ static void filter_prepare(struct confinement *c) {
 
 /* ---- in and out ---- */
 
-int confine_prepare(struct confinement *c, const char *program, unsigned cpu_s_max, struct status *st) {
-    (void)st; /* nothing here is needed for the child to run: what cannot be had is left out */
+void confine_prepare(struct confinement *c, const char *program, unsigned cpu_s_max) {
     *c = (struct confinement){.program = program, .parent = getpid(), .landlock_fd = -1, .cpu_s_max = cpu_s_max};
     c->landlock_fd = landlock_prepare(program, &c->landlock_abi);
     filter_prepare(c);
-    return 0;
 }
 
 void confine_free(struct confinement *c) {
@@ -268,10 +273,10 @@ static unsigned enter_namespaces(void) {
 
 unsigned confine_enter(const struct confinement *c) {
     unsigned held = 0;
-    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    held |= enter_namespaces();
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* after the namespaces, which would clear it */
     if (getppid() != c->parent)
         _exit(127); /* the parent died before it could be asked for */
-    held |= enter_namespaces();
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)
         held |= CONFINE_NO_NEW_PRIVS;
     if (c->landlock_fd >= 0 && syscall(SYS_landlock_restrict_self, c->landlock_fd, 0) == 0)

@@ -9,8 +9,6 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-#include "base/status.h"
-
 enum confine_part {
     CONFINE_RLIMITS = 1 << 0,     /* processor time, memory, descriptors; no file may grow, no core */
     CONFINE_NO_NEW_PRIVS = 1 << 1,
@@ -33,8 +31,8 @@ struct confinement {
  * need for a copy of their output. With the input open there is none left for any other file. */
 enum { CONFINE_DESCRIPTORS_MAX = 5 };
 
-/* `program` is an absolute path and must stay where it is. Error: RESOURCE_EXHAUSTED. */
-int confine_prepare(struct confinement *c, const char *program, unsigned cpu_s_max, struct status *st);
+/* `program` is an absolute path and must stay where it is. Cannot fail: what cannot be had is left out. */
+void confine_prepare(struct confinement *c, const char *program, unsigned cpu_s_max);
 void confine_free(struct confinement *c);
 
 /* In the child: confines the calling process for good. Descriptors are the caller's business, except that

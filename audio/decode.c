@@ -1,4 +1,5 @@
 /* decode: which decoder reads a file, and whose result is used when both tried. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,24 +56,24 @@ static const char *decode_name_container(const unsigned char *data, size_t bytes
     return NULL;
 }
 
-/* Why neither decoder gave a sample. `b` is all zero when ffmpeg did not run; `st` then says why it could not. */
-static int decode_refuse(const struct audio_attempt *a, const struct audio_attempt *b, const void *data, size_t bytes,
-                         const struct audio_limits *limits, struct status *st) {
+/* Why neither decoder gave a sample. When ffmpeg did not run, `why` comes in saying why not. Sets `why`; returns -1. */
+static int decode_refuse(const struct audio_attempt *a, const struct audio_attempt *b, bool ran, const void *data,
+                         size_t bytes, struct status *why) {
     if (a->empty || b->empty)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "there is no audio in it: %s", b->empty ? b->why : a->why);
-    if (b->why[0] != '\0')
-        return status_set(st, STATUS_INVALID_ARGUMENT, "the audio cannot be decoded: libsndfile: %s; ffmpeg: %s",
+        return status_set(why, STATUS_INVALID_ARGUMENT, "there is no audio in it: %s", b->empty ? b->why : a->why);
+    if (ran)
+        return status_set(why, STATUS_INVALID_ARGUMENT, "the audio cannot be decoded: libsndfile: %s; ffmpeg: %s",
                           a->why, b->why);
-    bool forbidden = limits->ffmpeg != NULL && limits->ffmpeg[0] == '\0';
-    if (!forbidden && st != NULL && st->code != STATUS_UNAVAILABLE)
+    if (why->code != STATUS_UNAVAILABLE)
         return -1;
     const char *name = decode_name_container(data, bytes);
-    if (name == NULL)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "the audio cannot be decoded: libsndfile: %s%s", a->why,
-                          forbidden ? "; ffmpeg is switched off" : "; there is no ffmpeg to try other formats");
-    if (forbidden)
-        return status_set(st, STATUS_UNAVAILABLE, "this is %s, which needs ffmpeg, and ffmpeg is switched off", name);
-    return status_prefix(st, "this is %s, which needs ffmpeg", name);
+    if (name != NULL)
+        return status_prefix(why, "this is %s, which needs ffmpeg", name);
+    /* Most likely no audio at all, which trying again elsewhere would not change. */
+    char without[AUDIO_ATTEMPT_WHY_BYTES];
+    snprintf(without, sizeof without, "%.*s", (int)sizeof without - 1, why->message);
+    return status_set(why, STATUS_INVALID_ARGUMENT, "the audio cannot be decoded: libsndfile: %s; ffmpeg: %s", a->why,
+                      without);
 }
 
 /* Both tried. ffmpeg knows more formats and their details, so its result is used unless it lost a good part. */
@@ -80,32 +81,37 @@ static bool decode_prefers_ffmpeg(const struct audio_attempt *a, const struct au
     return b->sink.frames > 0 && audio_sink_duration_s(&b->sink) >= 0.9 * audio_sink_duration_s(&a->sink);
 }
 
+static int decode_ask_ffmpeg(struct audio_attempt *b, const void *data, size_t bytes, int rate_hz,
+                             const struct audio_limits *limits, struct status *why) {
+    if (limits->ffmpeg != NULL && limits->ffmpeg[0] == '\0')
+        return status_set(why, STATUS_UNAVAILABLE, "it is switched off here");
+    return ffmpeg_decode(b, data, bytes, rate_hz, limits, why);
+}
+
 static int decode_file(struct audio_clip *clip, const void *data, size_t bytes, int rate_hz,
                        const struct audio_limits *limits, struct status *st) {
     struct audio_attempt a = {0}, b = {0};
-    int result = sndfile_decode(&a, data, bytes, rate_hz, limits, st);
-    if (result != 0)
-        goto done;
-    if (a.whole) {
-        audio_sink_move(&a.sink, clip, "libsndfile");
-        goto done;
-    }
     struct status why = {0};
-    bool forbidden = limits->ffmpeg != NULL && limits->ffmpeg[0] == '\0';
-    bool ran = !forbidden && ffmpeg_decode(&b, data, bytes, rate_hz, limits, &why) == 0;
-    if (!ran && !forbidden && why.code != STATUS_UNAVAILABLE && why.code != STATUS_DEADLINE_EXCEEDED) {
-        result = status_set(st, why.code, "%s", why.message);
-        goto done;
+    bool ran = false;
+    int result = sndfile_decode(&a, data, bytes, rate_hz, limits, &why);
+    if (result == 0 && !a.whole) {
+        ran = decode_ask_ffmpeg(&b, data, bytes, rate_hz, limits, &why) == 0;
+        /* Without ffmpeg, what libsndfile read is better than nothing; other errors end it. */
+        if (!ran && why.code != STATUS_UNAVAILABLE && why.code != STATUS_DEADLINE_EXCEEDED)
+            result = -1;
     }
-    if (ran && decode_prefers_ffmpeg(&a, &b)) {
-        audio_sink_move(&b.sink, clip, "ffmpeg");
-    } else if (a.sink.frames > 0 && !(ran && a.guessed && b.sink.frames == 0)) {
-        audio_sink_move(&a.sink, clip, "libsndfile");
-    } else {
-        result = decode_refuse(&a, &b, data, bytes, limits, &why);
+    if (result == 0) {
+        /* A guessed format that ffmpeg does not confirm is noise. */
+        bool noise = ran && a.guessed && b.sink.frames == 0;
+        if (ran && decode_prefers_ffmpeg(&a, &b))
+            audio_sink_move(&b.sink, clip, "ffmpeg");
+        else if (a.sink.frames > 0 && !noise)
+            audio_sink_move(&a.sink, clip, "libsndfile");
+        else
+            result = decode_refuse(&a, &b, ran, data, bytes, &why);
+    }
+    if (result != 0)
         status_set(st, why.code, "%s", why.message);
-    }
-done:
     audio_sink_free(&a.sink);
     audio_sink_free(&b.sink);
     return result;

@@ -17,9 +17,11 @@ enum {
     AUDIO_ATTEMPT_WHY_BYTES = 200,
 };
 
-/* Decoded values over all channels, so that a small file cannot ask for hours of work: half an hour of eight channels
- * at 48 kHz lies below it. */
-#define AUDIO_WORK_VALUES_MAX ((int64_t)1 << 30)
+/* A small file can hold silence of many channels at a high rate, which max-duration alone would let through for minutes
+ * of work. So decoded values over all channels are limited too: for each second of max-duration as many as six channels
+ * at 48 kHz have, and never fewer than the minimum. */
+#define AUDIO_WORK_VALUES_PER_S_MAX (6 * 48000)
+#define AUDIO_WORK_VALUES_MIN ((int64_t)1 << 26)
 
 /* sink: takes interleaved frames as a decoder produces them, mixes them down, checks and counts them, resamples them
  * and keeps only the result. All zero is a valid sink that was never opened. */

@@ -6,6 +6,10 @@
 #include "audio/decode_internal.h"
 #include "audio/resample.h"
 
+static int64_t sink_round_count(double count) {
+    return count < 0x1p60 ? (int64_t)count : (int64_t)1 << 60;
+}
+
 int audio_sink_open(struct audio_sink *s, int64_t from_hz, int64_t channels, int to_hz,
                     const struct audio_limits *limits, struct status *st) {
     if (from_hz < AUDIO_RATE_HZ_MIN || from_hz > AUDIO_RATE_HZ_MAX)
@@ -20,9 +24,9 @@ int audio_sink_open(struct audio_sink *s, int64_t from_hz, int64_t channels, int
     s->channels = (int)channels;
     s->to_hz = to_hz;
     s->duration_s_max = limits->duration_s_max;
-    double frames_max = limits->duration_s_max * (double)from_hz;
-    s->frames_max = frames_max < 0x1p62 ? (int64_t)frames_max : INT64_MAX / 2;
-    s->frames_worked_max = AUDIO_WORK_VALUES_MAX / channels;
+    s->frames_max = sink_round_count(limits->duration_s_max * (double)from_hz);
+    int64_t values_max = sink_round_count(limits->duration_s_max * AUDIO_WORK_VALUES_PER_S_MAX);
+    s->frames_worked_max = (values_max > AUDIO_WORK_VALUES_MIN ? values_max : AUDIO_WORK_VALUES_MIN) / channels;
     return 0;
 }
 
@@ -33,8 +37,9 @@ static int sink_count(struct audio_sink *s, size_t frames, struct status *st) {
                           s->duration_s_max);
     if (s->frames > s->frames_worked_max)
         return status_set(st, STATUS_RESOURCE_EXHAUSTED,
-                          "the audio has more than %lld values over all its channels, which is the limit",
-                          (long long)AUDIO_WORK_VALUES_MAX);
+                          "the audio has more than %lld samples of %d channels, which is the limit on work for "
+                          "max-duration %g s",
+                          (long long)s->frames_worked_max, s->channels, s->duration_s_max);
     return 0;
 }
 

@@ -1,6 +1,7 @@
 /* timbre predict: the emotions in audio files. Files go through the engine's batcher; answers come in the order given. */
 #include <errno.h>
 #include <getopt.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,7 @@ static const char HELP[] =
     "  --no-pin                 leave the threads to the scheduler\n"
     "  --max-batch-seconds S    audio in one batch; default 60, at least 30\n"
     "  --window S, --hop S      answer for every window; default: files over 30 s by 10 s windows, 5 s apart\n"
+    "  --silence-dbfs D         quieter audio is no_speech; default -60, off for never\n"
     "  --embedding              with --json: the pooled hidden states too\n"
     "  --labels FILE            names to use instead of the model's own: one a line, or JSON\n"
     "  --output NAME            how logits become scores: auto, softmax, sigmoid, none\n"
@@ -56,6 +58,7 @@ enum predict_option {
     O_BATCH_S,
     O_WINDOW,
     O_HOP,
+    O_SILENCE,
     O_EMBEDDING,
     O_LABELS,
     O_OUTPUT,
@@ -79,6 +82,7 @@ static const struct option options[] = {
     {"max-batch-seconds", required_argument, NULL, O_BATCH_S},
     {"window", required_argument, NULL, O_WINDOW},
     {"hop", required_argument, NULL, O_HOP},
+    {"silence-dbfs", required_argument, NULL, O_SILENCE},
     {"embedding", no_argument, NULL, O_EMBEDDING},
     {"labels", required_argument, NULL, O_LABELS},
     {"output", required_argument, NULL, O_OUTPUT},
@@ -133,6 +137,10 @@ static bool take_option(struct arguments *a, int option, const char *value) {
         return cli_parse_double("--window", value, 0.05, ENGINE_WHOLE_S_MAX, &a->request.window_s);
     case O_HOP:
         return cli_parse_double("--hop", value, 0.01, ENGINE_WHOLE_S_MAX, &a->request.hop_s);
+    case O_SILENCE:
+        a->engine.silence_dbfs = -INFINITY;
+        return strcmp(value, "off") == 0 ||
+               cli_parse_double("--silence-dbfs", value, -200, 0, &a->engine.silence_dbfs);
     case O_EMBEDDING:
         a->request.embedding = true;
         return true;

@@ -9,6 +9,7 @@
 void engine_options_init(struct engine_options *o) {
     *o = (struct engine_options){
         .model = {.pin = true},
+        .silence_dbfs = AUDIO_SILENCE_DBFS_MAX,
         .batch_s_max = ENGINE_BATCH_S_MAX_DEFAULT,
         .delay_us = ENGINE_DELAY_US_DEFAULT,
         .queue_depth = ENGINE_QUEUE_DEPTH_DEFAULT,
@@ -18,6 +19,8 @@ void engine_options_init(struct engine_options *o) {
 }
 
 static int check_options(const struct engine_options *o, struct status *st) {
+    if (!(o->silence_dbfs <= 0))
+        return status_set(st, STATUS_INVALID_ARGUMENT, "silence level: %g dB is above full scale", o->silence_dbfs);
     if (!(o->batch_s_max >= ENGINE_WHOLE_S_MAX && o->batch_s_max <= 100000))
         return status_set(st, STATUS_INVALID_ARGUMENT, "max-batch-seconds: %g is not in %g..100000", o->batch_s_max,
                           ENGINE_WHOLE_S_MAX);

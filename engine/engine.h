@@ -35,6 +35,7 @@ struct engine_options {
     const char *model_dir;
     struct model_options model;
     struct audio_limits audio;
+    double silence_dbfs;   /* a clip or window below this level is no_speech; -INFINITY: none is. audio.h has the rule */
     double batch_s_max;    /* audio in one batch, and the size of the workspace; at least ENGINE_WHOLE_S_MAX */
     int delay_us;          /* how long a free worker waits for company before it runs a batch that has room */
     int queue_depth;       /* requests between finish and forward */

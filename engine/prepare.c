@@ -47,7 +47,7 @@ static void add_window(struct engine_request *r, const struct model *m, int64_t 
                                 .end_s = (double)(first + count) / info->sampling_rate_hz};
     if (count < info->min_samples) {
         w->outcome = ENGINE_TOO_SHORT;
-    } else if (audio_is_silent(samples, count, info->sampling_rate_hz)) {
+    } else if (audio_level_dbfs(samples, count, info->sampling_rate_hz) < r->engine->options.silence_dbfs) {
         w->outcome = ENGINE_NO_SPEECH;
     } else {
         w->outcome = ENGINE_OK;

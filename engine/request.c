@@ -124,7 +124,7 @@ static void explain_empty(struct engine_request *r) {
     const struct model_info *info = model_get_info(r->engine->model);
     if (r->result.outcome == ENGINE_NO_SPEECH)
         status_set(&r->result.status, STATUS_OK, "silence: the loudest 25 ms lie below %g dB of full scale",
-                   AUDIO_SILENCE_DBFS_MAX);
+                   r->engine->options.silence_dbfs);
     else
         status_set(&r->result.status, STATUS_OK, "%lld samples at %d Hz; the model needs at least %lld for one frame",
                    (long long)r->clip.count, info->sampling_rate_hz, (long long)info->min_samples);

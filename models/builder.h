@@ -8,8 +8,9 @@
 #include "models/checkpoint.h"
 
 enum {
-    CHECKPOINT_JSON_VALUES_MAX = 32 * CHECKPOINT_TENSORS_MAX, /* in a header or an index; bounds the parser's memory */
-    CHECKPOINT_SHOWN_BYTES = 96,                              /* of a foreign text in a message */
+    CHECKPOINT_JSON_VALUES_MAX =
+        32 * CHECKPOINT_TENSORS_MAX, /* in a header or an index; bounds the parser's memory */
+    CHECKPOINT_SHOWN_BYTES = 96,     /* of a foreign text in a message */
 };
 
 /* A checkpoint while tensors are added to it. */
@@ -24,8 +25,8 @@ int checkpoint_sort(struct checkpoint *c, struct status *st);
 
 void checkpoint_free_tensors(struct checkpoint *c);
 
-/* Refuses JSON that would become more than CHECKPOINT_JSON_VALUES_MAX values, or whose strings hold an escaped zero
- * byte (which would cut them). Error: INVALID_ARGUMENT, with `where`. */
+/* Refuses JSON that would become more than CHECKPOINT_JSON_VALUES_MAX values, or whose strings hold an
+ * escaped zero byte (which would cut them). Error: INVALID_ARGUMENT, with `where`. */
 int checkpoint_check_json(const char *data, size_t bytes, const char *where, struct status *st);
 
 /* A foreign text for a message: cut to CHECKPOINT_SHOWN_BYTES, control characters replaced. Returns `to`. */

@@ -24,10 +24,12 @@ static const struct {
     enum tensor_dtype dtype;
     unsigned bytes;
 } dtypes[] = {
-    {"F32", TENSOR_F32, 4},   {"F16", TENSOR_F16, 2},       {"BF16", TENSOR_BF16, 2},     {"F64", TENSOR_OTHER, 8},
-    {"I64", TENSOR_OTHER, 8}, {"I32", TENSOR_OTHER, 4},     {"I16", TENSOR_OTHER, 2},     {"I8", TENSOR_OTHER, 1},
-    {"U64", TENSOR_OTHER, 8}, {"U32", TENSOR_OTHER, 4},     {"U16", TENSOR_OTHER, 2},     {"U8", TENSOR_OTHER, 1},
-    {"BOOL", TENSOR_OTHER, 1}, {"F8_E4M3", TENSOR_OTHER, 1}, {"F8_E5M2", TENSOR_OTHER, 1}, {"C64", TENSOR_OTHER, 8},
+    {"F32", TENSOR_F32, 4},    {"F16", TENSOR_F16, 2},       {"BF16", TENSOR_BF16, 2},
+    {"F64", TENSOR_OTHER, 8},  {"I64", TENSOR_OTHER, 8},     {"I32", TENSOR_OTHER, 4},
+    {"I16", TENSOR_OTHER, 2},  {"I8", TENSOR_OTHER, 1},      {"U64", TENSOR_OTHER, 8},
+    {"U32", TENSOR_OTHER, 4},  {"U16", TENSOR_OTHER, 2},     {"U8", TENSOR_OTHER, 1},
+    {"BOOL", TENSOR_OTHER, 1}, {"F8_E4M3", TENSOR_OTHER, 1}, {"F8_E5M2", TENSOR_OTHER, 1},
+    {"C64", TENSOR_OTHER, 8},
 };
 
 const char *checkpoint_show(char *to, const char *text, size_t bytes) {
@@ -49,15 +51,16 @@ int checkpoint_check_json(const char *data, size_t bytes, const char *where, str
             in_string = !in_string;
         } else if (in_string && c == '\\') {
             if (bytes - i >= 6 && memcmp(data + i, "\\u0000", 6) == 0)
-                return status_set(st, STATUS_INVALID_ARGUMENT, "%s: a zero byte within a name, at byte %zu", where, i);
+                return status_set(st, STATUS_INVALID_ARGUMENT, "%s: a zero byte within a name, at byte %zu",
+                                  where, i);
             i++;
         } else if (!in_string && (c == ',' || c == '[' || c == '{')) {
             values++;
         }
     }
     if (values > CHECKPOINT_JSON_VALUES_MAX)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %zu JSON values are more than the limit of %d", where,
-                          values, CHECKPOINT_JSON_VALUES_MAX);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %zu JSON values are more than the limit of %d",
+                          where, values, CHECKPOINT_JSON_VALUES_MAX);
     return 0;
 }
 
@@ -68,12 +71,13 @@ static int check_name(const char *name, size_t bytes, const char *file, struct s
     if (bytes == 0)
         return status_set(st, STATUS_INVALID_ARGUMENT, "%s: a tensor without a name", file);
     if (bytes >= CHECKPOINT_NAME_BYTES_MAX)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: tensor %s...: a name of %zu bytes, the limit is %d", file,
+        return status_set(st, STATUS_INVALID_ARGUMENT,
+                          "%s: tensor %s...: a name of %zu bytes, the limit is %d", file,
                           checkpoint_show(shown, name, bytes), bytes, CHECKPOINT_NAME_BYTES_MAX - 1);
     for (size_t i = 0; i < bytes; i++)
         if ((unsigned char)name[i] < 0x20 || name[i] == 0x7f)
-            return status_set(st, STATUS_INVALID_ARGUMENT, "%s: tensor %s: a control character in its name", file,
-                              checkpoint_show(shown, name, bytes));
+            return status_set(st, STATUS_INVALID_ARGUMENT, "%s: tensor %s: a control character in its name",
+                              file, checkpoint_show(shown, name, bytes));
     return 0;
 }
 
@@ -106,8 +110,8 @@ static int grow_tensors(struct checkpoint_builder *b, const char *file, struct s
     return 0;
 }
 
-int checkpoint_add(struct checkpoint_builder *b, const char *name, size_t name_bytes, const char *dtype_name, int rank,
-                   const int64_t *shape, uint64_t offset, uint64_t bytes, struct status *st) {
+int checkpoint_add(struct checkpoint_builder *b, const char *name, size_t name_bytes, const char *dtype_name,
+                   int rank, const int64_t *shape, uint64_t offset, uint64_t bytes, struct status *st) {
     struct checkpoint *c = b->checkpoint;
     const struct checkpoint_file *f = &c->files[b->file];
     char shown[CHECKPOINT_SHOWN_BYTES];
@@ -121,20 +125,22 @@ int checkpoint_add(struct checkpoint_builder *b, const char *name, size_t name_b
         return status_set(st, STATUS_INVALID_ARGUMENT, "%s: tensor %.*s: unknown dtype %s", f->name, n, name,
                           checkpoint_show(shown, dtype_name, strlen(dtype_name)));
     if (rank < 0 || rank > CHECKPOINT_RANK_MAX)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: tensor %.*s: %d dimensions, the limit is %d", f->name, n,
-                          name, rank, CHECKPOINT_RANK_MAX);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: tensor %.*s: %d dimensions, the limit is %d",
+                          f->name, n, name, rank, CHECKPOINT_RANK_MAX);
     struct tensor t = {.dtype = dtypes[d].dtype, .bytes = bytes, .file = b->file};
     memcpy(t.dtype_name, dtypes[d].name, strlen(dtypes[d].name) + 1);
     uint64_t needed;
     if (!shape_bytes(&t, rank, shape, dtypes[d].bytes, &needed))
-        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: tensor %.*s: its shape overflows or is negative", f->name,
-                          n, name);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: tensor %.*s: its shape overflows or is negative",
+                          f->name, n, name);
     if (needed != bytes)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: tensor %.*s: %llu bytes of data, shape and dtype need %llu",
-                          f->name, n, name, (unsigned long long)bytes, (unsigned long long)needed);
+        return status_set(st, STATUS_INVALID_ARGUMENT,
+                          "%s: tensor %.*s: %llu bytes of data, shape and dtype need %llu", f->name, n, name,
+                          (unsigned long long)bytes, (unsigned long long)needed);
     if (!check_range_u64(offset, bytes, f->map.bytes))
         return status_set(st, STATUS_INVALID_ARGUMENT,
-                          "%s: tensor %.*s: its data ends beyond the end of the file (truncated?)", f->name, n, name);
+                          "%s: tensor %.*s: its data ends beyond the end of the file (truncated?)", f->name,
+                          n, name);
     if (grow_tensors(b, f->name, st))
         return -1;
     char *copy = malloc(name_bytes + 1);
@@ -162,8 +168,8 @@ int checkpoint_sort(struct checkpoint *c, struct status *st) {
         if (t->file == u->file)
             return status_set(st, STATUS_INVALID_ARGUMENT, "%s: tensor %s is there twice (duplicate)",
                               c->files[t->file].name, t->name);
-        return status_set(st, STATUS_INVALID_ARGUMENT, "tensor %s is a duplicate: both %s and %s hold it", t->name,
-                          c->files[u->file].name, c->files[t->file].name);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "tensor %s is a duplicate: both %s and %s hold it",
+                          t->name, c->files[u->file].name, c->files[t->file].name);
     }
     return 0;
 }
@@ -189,6 +195,97 @@ void checkpoint_release(const struct checkpoint *c, const struct tensor *t) {
         file_map_release(m, (uint64_t)(t->data - m->data), t->bytes);
 }
 
+/* ---- reading ----
+ *
+ * These loops see every byte of a checkpoint once, so they are written to be vectorised: no branch, no early
+ * exit, and a test for NaN and infinity that only ORs integers. */
+
+enum { BLOCK = 4096 }; /* elements; copied and tested while they are in the first cache */
+
+/* Adding one to the exponent carries into the sign bit exactly when the exponent is all ones, that is for NaN
+ * and the infinities. Two floats at a time: the lower one cannot carry into the upper one. */
+static const uint64_t exponents = 0x7f8000007f800000, ones = 0x0080000000800000, signs = 0x8000000080000000;
+
+static uint64_t load_u64(const unsigned char *p) {
+    uint64_t u;
+    memcpy(&u, p, sizeof u);
+    return u;
+}
+
+static bool is_finite_f32(const unsigned char *p, int64_t n) {
+    uint64_t a = 0, b = 0, c = 0, d = 0;
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8, p += 32) {
+        a |= (load_u64(p) & exponents) + ones;
+        b |= (load_u64(p + 8) & exponents) + ones;
+        c |= (load_u64(p + 16) & exponents) + ones;
+        d |= (load_u64(p + 24) & exponents) + ones;
+    }
+    for (; i < n; i++, p += 4) {
+        uint32_t u;
+        memcpy(&u, p, sizeof u);
+        a |= (u & exponents) + ones;
+    }
+    return !((a | b | c | d) & signs);
+}
+
+/* IEEE 754 binary16 to binary32. A subnormal m * 2^-24 is put together as 2^-14 + m * 2^-24, which is exact,
+ * and 2^-14 taken off again: no subnormal arithmetic on the way, whatever the processor's flush modes. */
+static bool widen_f16(float *restrict to, const unsigned char *restrict from, int64_t n) {
+    const float smallest = 0x1p-14f;
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, from + 2 * i, sizeof h);
+        uint32_t magnitude = (uint32_t)(h & 0x7fff) << 13, exponent = h & 0x7c00u;
+        uint32_t special = exponent == 0x7c00u ? UINT32_MAX : 0, subnormal = exponent == 0 ? UINT32_MAX : 0;
+        uint32_t normal_bits = magnitude + (112u << 23) + (special & (112u << 23));
+        uint32_t low_bits = magnitude + (113u << 23);
+        float low;
+        memcpy(&low, &low_bits, sizeof low);
+        low -= smallest;
+        memcpy(&low_bits, &low, sizeof low);
+        uint32_t bits = (low_bits & subnormal) | (normal_bits & ~subnormal) | (uint32_t)(h & 0x8000) << 16;
+        memcpy(to + i, &bits, sizeof bits);
+        bad |= special;
+    }
+    return !bad;
+}
+
+/* A bfloat16 is the upper half of a binary32. */
+static bool widen_bf16(float *restrict to, const unsigned char *restrict from, int64_t n) {
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, from + 2 * i, sizeof h);
+        uint32_t bits = (uint32_t)h << 16;
+        memcpy(to + i, &bits, sizeof bits);
+        bad |= (bits & 0x7f800000u) + 0x00800000u;
+    }
+    return !(bad >> 31);
+}
+
+bool tensor_read_f32(const struct tensor *t, float *to) {
+    bool finite = true;
+    const unsigned char *p = t->data;
+    for (int64_t i = 0; i < t->elements; i += BLOCK) {
+        int64_t n = t->elements - i < BLOCK ? t->elements - i : BLOCK;
+        if (t->dtype == TENSOR_F32) {
+            memcpy(to + i, p + 4 * i, (size_t)n * 4);
+            finite &= is_finite_f32((const unsigned char *)(to + i), n);
+        } else if (t->dtype == TENSOR_F16) {
+            finite &= widen_f16(to + i, p + 2 * i, n);
+        } else if (t->dtype == TENSOR_BF16) {
+            finite &= widen_bf16(to + i, p + 2 * i, n);
+        }
+    }
+    return finite;
+}
+
+bool tensor_is_finite_f32(const struct tensor *t) {
+    return t->dtype == TENSOR_F32 && is_finite_f32(t->data, t->elements);
+}
+
 /* ---- files ---- */
 
 static int join_path(char *path, const char *dir, const char *name, struct status *st) {
@@ -206,10 +303,12 @@ static bool is_lfs_pointer(const struct file_map *m) {
 }
 
 /* Maps `name` as the next file and reads its tensors. */
-static int open_file(struct checkpoint_builder *b, const char *name, container_reader reader, struct status *st) {
+static int open_file(struct checkpoint_builder *b, const char *name, container_reader reader,
+                     struct status *st) {
     struct checkpoint *c = b->checkpoint;
     if (c->files_count >= CHECKPOINT_FILES_MAX)
-        return status_set(st, STATUS_RESOURCE_EXHAUSTED, "more shards than the limit of %d", CHECKPOINT_FILES_MAX);
+        return status_set(st, STATUS_RESOURCE_EXHAUSTED, "more shards than the limit of %d",
+                          CHECKPOINT_FILES_MAX);
     char path[CHECKPOINT_PATH_BYTES_MAX];
     if (join_path(path, c->dir, name, st))
         return -1;
@@ -228,8 +327,9 @@ static int open_file(struct checkpoint_builder *b, const char *name, container_r
     }
     b->file = c->files_count++;
     if (is_lfs_pointer(&f->map))
-        return status_set(st, STATUS_FAILED_PRECONDITION,
-                          "%s: a Git LFS pointer in the place of the weights; fetch them with \"git lfs pull\"", name);
+        return status_set(
+            st, STATUS_FAILED_PRECONDITION,
+            "%s: a Git LFS pointer in the place of the weights; fetch them with \"git lfs pull\"", name);
     return reader(b, &f->map, name, st);
 }
 
@@ -251,14 +351,15 @@ static int find_file(const struct checkpoint *c, const char *name) {
     return -1;
 }
 
-static int open_shards(struct checkpoint_builder *b, const cJSON *map, const char *index, container_reader reader,
-                       struct status *st) {
+static int open_shards(struct checkpoint_builder *b, const cJSON *map, const char *index,
+                       container_reader reader, struct status *st) {
     char shown[CHECKPOINT_SHOWN_BYTES];
     int entries = 0;
     for (const cJSON *item = map->child; item; item = item->next) {
         if (++entries > CHECKPOINT_TENSORS_MAX)
-            return status_set(st, STATUS_RESOURCE_EXHAUSTED, "%s: weight_map names more tensors than the limit of %d",
-                              index, CHECKPOINT_TENSORS_MAX);
+            return status_set(st, STATUS_RESOURCE_EXHAUSTED,
+                              "%s: weight_map names more tensors than the limit of %d", index,
+                              CHECKPOINT_TENSORS_MAX);
         const char *name = cJSON_IsString(item) ? item->valuestring : "";
         if (!is_plain_file_name(name))
             return status_set(st, STATUS_INVALID_ARGUMENT,
@@ -281,13 +382,15 @@ static int check_shards(const struct checkpoint *c, const cJSON *map, const char
     for (const cJSON *item = map->child; item; item = item->next) {
         const struct tensor *t = checkpoint_find(c, item->string);
         if (!t || strcmp(c->files[t->file].name, item->valuestring) != 0)
-            return status_set(st, STATUS_INVALID_ARGUMENT, "%s: tensor %s should be in %s, which does not hold it",
-                              index, checkpoint_show(shown, item->string, strlen(item->string)), item->valuestring);
+            return status_set(st, STATUS_INVALID_ARGUMENT,
+                              "%s: tensor %s should be in %s, which does not hold it", index,
+                              checkpoint_show(shown, item->string, strlen(item->string)), item->valuestring);
     }
     return 0;
 }
 
-static int open_sharded(struct checkpoint_builder *b, const char *index, container_reader reader, struct status *st) {
+static int open_sharded(struct checkpoint_builder *b, const char *index, container_reader reader,
+                        struct status *st) {
     char path[CHECKPOINT_PATH_BYTES_MAX];
     char *data;
     size_t bytes;
@@ -341,8 +444,8 @@ int checkpoint_init(struct checkpoint *c, const char *dir, struct status *st) {
             break;
     }
     if (i == count) {
-        status_set(st, STATUS_NOT_FOUND, "%s: no weights: neither model.safetensors nor pytorch_model.bin, nor an index",
-                   dir);
+        status_set(st, STATUS_NOT_FOUND,
+                   "%s: no weights: neither model.safetensors nor pytorch_model.bin, nor an index", dir);
         goto fail;
     }
     c->format = sources[i].format;

@@ -78,7 +78,8 @@ int config_check_once(const cJSON *object, const char *key, const char *file, st
     return count > 1 ? status_set(st, STATUS_INVALID_ARGUMENT, "%s: %s is there twice", file, key) : 0;
 }
 
-int config_refuse(const char *file, const char *key, const char *value, const char *reason, struct status *st) {
+int config_refuse(const char *file, const char *key, const char *value, const char *reason,
+                  struct status *st) {
     char shown[CHECKPOINT_SHOWN_BYTES];
     return status_set(st, STATUS_FAILED_PRECONDITION, "%s: %s: %s is not supported%s%s", file, key,
                       checkpoint_show(shown, value, strlen(value)), *reason ? ": " : "", reason);
@@ -133,11 +134,12 @@ static int read_family(struct config *c, const cJSON *root, struct status *st) {
             c->family = families[i].family;
             return 0;
         }
-    return config_refuse(where, "model_type", name, "this program runs wav2vec2, hubert, unispeech and unispeech-sat",
-                         st);
+    return config_refuse(where, "model_type", name,
+                         "this program runs wav2vec2, hubert, unispeech and unispeech-sat", st);
 }
 
-static int read_activation(const cJSON *root, const char *key, enum kernels_activation *value, struct status *st) {
+static int read_activation(const cJSON *root, const char *key, enum kernels_activation *value,
+                           struct status *st) {
     static const struct {
         const char *name;
         enum kernels_activation activation;
@@ -170,8 +172,9 @@ static int read_sizes(struct config *c, const cJSON *root, struct status *st) {
         return -1;
     c->layer_norm_eps = (float)eps;
     if (c->hidden % c->heads != 0)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: hidden_size %d is not a multiple of num_attention_heads %d",
-                          where, c->hidden, c->heads);
+        return status_set(st, STATUS_INVALID_ARGUMENT,
+                          "%s: hidden_size %d is not a multiple of num_attention_heads %d", where, c->hidden,
+                          c->heads);
     return 0;
 }
 
@@ -187,12 +190,12 @@ static int get_list(const cJSON *root, const char *key, int hi, int *count, int 
     int n = 0;
     for (const cJSON *item = array->child; item; item = item->next, n++) {
         if (n == BATCH_LEVELS_MAX)
-            return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %s has more entries than the limit of %d", where, key,
-                              BATCH_LEVELS_MAX);
+            return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %s has more entries than the limit of %d",
+                              where, key, BATCH_LEVELS_MAX);
         double d = cJSON_IsNumber(item) ? item->valuedouble : 0;
         if (!(d >= 1 && d <= hi) || d != (double)(int)d)
-            return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %s holds something that is not a whole number in 1..%d",
-                              where, key, hi);
+            return status_set(st, STATUS_INVALID_ARGUMENT,
+                              "%s: %s holds something that is not a whole number in 1..%d", where, key, hi);
         values[n] = (int)d;
     }
     if (n == 0)
@@ -215,15 +218,16 @@ static int read_convolutions(struct config *c, const cJSON *root, struct status 
         return -1;
     if (dims != kernels || dims != strides)
         return status_set(st, STATUS_INVALID_ARGUMENT,
-                          "%s: conv_dim, conv_kernel and conv_stride have %d, %d and %d entries", where, dims, kernels,
-                          strides);
+                          "%s: conv_dim, conv_kernel and conv_stride have %d, %d and %d entries", where, dims,
+                          kernels, strides);
     c->conv.levels = dims;
     int64_t product = 1;
     for (int i = 0; i < strides; i++) {
         product *= c->conv.stride[i];
         if (product > STRIDES_PRODUCT_MAX)
-            return status_set(st, STATUS_INVALID_ARGUMENT, "%s: conv_stride: its product is more than the limit of %d",
-                              where, STRIDES_PRODUCT_MAX);
+            return status_set(st, STATUS_INVALID_ARGUMENT,
+                              "%s: conv_stride: its product is more than the limit of %d", where,
+                              STRIDES_PRODUCT_MAX);
     }
     const cJSON *count = cJSON_GetObjectItemCaseSensitive(root, "num_feat_extract_layers");
     if (cJSON_IsNumber(count) && count->valuedouble != dims)
@@ -258,8 +262,8 @@ static int read_positions(struct config *c, const cJSON *root, struct status *st
         return -1;
     if (c->hidden % c->pos_conv_groups != 0)
         return status_set(st, STATUS_INVALID_ARGUMENT,
-                          "%s: hidden_size %d is not a multiple of num_conv_pos_embedding_groups %d", where, c->hidden,
-                          c->pos_conv_groups);
+                          "%s: hidden_size %d is not a multiple of num_conv_pos_embedding_groups %d", where,
+                          c->hidden, c->pos_conv_groups);
     return 0;
 }
 
@@ -296,16 +300,18 @@ static int read_head(struct config *c, const cJSON *root, struct status *st) {
     snprintf(c->problem_type, sizeof c->problem_type, "%s", problem);
     if (config_check_once(root, "id2label", where, st))
         return -1;
-    return is_set(root, "id2label") ? config_read_label_map(c, cJSON_GetObjectItemCaseSensitive(root, "id2label"),
-                                                            "id2label", where, st)
-                                    : 0;
+    return is_set(root, "id2label")
+               ? config_read_label_map(c, cJSON_GetObjectItemCaseSensitive(root, "id2label"), "id2label",
+                                       where, st)
+               : 0;
 }
 
 static int read_config(struct config *c, const cJSON *root, struct status *st) {
     if (read_family(c, root, st) || read_refused(root, st) || read_sizes(c, root, st) ||
         read_activation(root, "hidden_act", &c->hidden_act, st) ||
-        read_activation(root, "feat_extract_activation", &c->conv_act, st) || read_convolutions(c, root, st) ||
-        read_norms(c, root, st) || read_positions(c, root, st) || read_head(c, root, st))
+        read_activation(root, "feat_extract_activation", &c->conv_act, st) ||
+        read_convolutions(c, root, st) || read_norms(c, root, st) || read_positions(c, root, st) ||
+        read_head(c, root, st))
         return -1;
     return 0;
 }

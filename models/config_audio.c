@@ -7,7 +7,8 @@
 #include "base/json.h"
 #include "models/config_parts.h"
 
-static int get_int(const cJSON *o, const char *key, int lo, int hi, int *value, const char *where, struct status *st) {
+static int get_int(const cJSON *o, const char *key, int lo, int hi, int *value, const char *where,
+                   struct status *st) {
     int64_t v = *value;
     if (config_check_once(o, key, where, st) || json_get_int(o, key, lo, hi, &v, where, st))
         return -1;
@@ -19,17 +20,21 @@ static int read_fields(struct config *c, const cJSON *o, const char *where, int 
     const char *type = NULL;
     int feature_size = 1, rate = 0;
     if (config_check_once(o, "feature_extractor_type", where, st) ||
-        json_get_string(o, "feature_extractor_type", &type, where, st) || config_check_once(o, "do_normalize", where, st) ||
+        json_get_string(o, "feature_extractor_type", &type, where, st) ||
+        config_check_once(o, "do_normalize", where, st) ||
         json_get_bool(o, "do_normalize", &c->normalize, where, st) ||
         get_int(o, "feature_size", 1, CONFIG_HIDDEN_MAX, &feature_size, where, st) ||
         get_int(o, "sampling_rate", CONFIG_SAMPLING_RATE_MIN, CONFIG_SAMPLING_RATE_MAX, &rate, where, st))
         return -1;
     if (type && strcmp(type, "Wav2Vec2FeatureExtractor") != 0)
-        return config_refuse(where, "feature_extractor_type", type, "it must be Wav2Vec2FeatureExtractor", st);
+        return config_refuse(where, "feature_extractor_type", type, "it must be Wav2Vec2FeatureExtractor",
+                             st);
     if (feature_size != 1)
-        return config_refuse(where, "feature_size", "more than 1", "the input must be one channel of samples", st);
+        return config_refuse(where, "feature_size", "more than 1", "the input must be one channel of samples",
+                             st);
     if (rate && stated && rate != stated)
-        config_warn(c, "%s: sampling_rate is %d, config.json says %d; the former counts", where, rate, stated);
+        config_warn(c, "%s: sampling_rate is %d, config.json says %d; the former counts", where, rate,
+                    stated);
     if (rate)
         c->sampling_rate = rate;
     return 0;
@@ -44,7 +49,8 @@ int config_read_preprocessor(struct config *c, const char *dir, int stated, stru
         if (config_open_json(c, &root, dir, files[i], st))
             return -1;
         const cJSON *fields = root;
-        if (root && i == 1) /* the newer file keeps them one level down, and may be about other things alone */
+        if (root &&
+            i == 1) /* the newer file keeps them one level down, and may be about other things alone */
             fields = cJSON_GetObjectItemCaseSensitive(root, "feature_extractor");
         int rc = 0;
         if (fields && !cJSON_IsObject(fields))

@@ -22,8 +22,8 @@ static int set_label(struct config *c, int64_t index, const char *text, size_t b
         return status_set(st, STATUS_INVALID_ARGUMENT, "%s: label %lld is over the limit of %d labels", where,
                           (long long)index, CONFIG_LABELS_MAX);
     if (bytes >= CONFIG_LABEL_BYTES_MAX)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: label %lld is longer than the limit of %d bytes", where,
-                          (long long)index, CONFIG_LABEL_BYTES_MAX - 1);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: label %lld is longer than the limit of %d bytes",
+                          where, (long long)index, CONFIG_LABEL_BYTES_MAX - 1);
     if (bytes == 0)
         return status_set(st, STATUS_INVALID_ARGUMENT, "%s: label %lld is empty", where, (long long)index);
     for (size_t i = 0; i < bytes; i++)
@@ -31,7 +31,8 @@ static int set_label(struct config *c, int64_t index, const char *text, size_t b
             return status_set(st, STATUS_INVALID_ARGUMENT, "%s: label %lld holds a control character", where,
                               (long long)index);
     if (c->labels[index])
-        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: label %lld is there twice", where, (long long)index);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: label %lld is there twice", where,
+                          (long long)index);
     char *copy = malloc(bytes + 1);
     if (!copy)
         return status_set_no_memory(st, bytes + 1, "a label");
@@ -44,7 +45,8 @@ static int set_label(struct config *c, int64_t index, const char *text, size_t b
 }
 
 /* A label's value: a string, or a whole number, which older exports write. */
-static int set_label_json(struct config *c, int64_t index, const cJSON *item, const char *where, struct status *st) {
+static int set_label_json(struct config *c, int64_t index, const cJSON *item, const char *where,
+                          struct status *st) {
     char number[32];
     if (cJSON_IsString(item))
         return set_label(c, index, item->valuestring, strlen(item->valuestring), where, st);
@@ -53,8 +55,8 @@ static int set_label_json(struct config *c, int64_t index, const cJSON *item, co
         int n = snprintf(number, sizeof number, "%lld", (long long)item->valuedouble);
         return set_label(c, index, number, (size_t)n, where, st);
     }
-    return status_set(st, STATUS_INVALID_ARGUMENT, "%s: label %lld is neither a string nor a whole number", where,
-                      (long long)index);
+    return status_set(st, STATUS_INVALID_ARGUMENT, "%s: label %lld is neither a string nor a whole number",
+                      where, (long long)index);
 }
 
 /* "0", "12": digits alone, without leading zeros; -1 for anything else. */

@@ -1,6 +1,7 @@
 /* The safetensors container: u64 length of a JSON header (little-endian), the header
- * {"name": {"dtype": "F32", "shape": [..], "data_offsets": [begin, end]}, ..}, then the data. Offsets count from the
- * end of the header. As its specification asks, the data must be covered without overlap and without gaps. */
+ * {"name": {"dtype": "F32", "shape": [..], "data_offsets": [begin, end]}, ..}, then the data. Offsets count
+ * from the end of the header. As its specification asks, the data must be covered without overlap and without
+ * gaps. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,14 +39,16 @@ static int refuse(const struct reader *r, const char *name, const char *reason) 
                       checkpoint_show(shown, name, strlen(name)), reason);
 }
 
-static int read_shape(const struct reader *r, const char *name, const cJSON *array, int *rank, int64_t *shape) {
+static int read_shape(const struct reader *r, const char *name, const cJSON *array, int *rank,
+                      int64_t *shape) {
     *rank = 0;
     if (!cJSON_IsArray(array))
         return refuse(r, name, "shape is missing or not an array");
     for (const cJSON *item = array->child; item; item = item->next) {
         if (*rank == CHECKPOINT_RANK_MAX)
-            return status_set(r->st, STATUS_INVALID_ARGUMENT, "%s: tensor %s: more dimensions than the limit of %d",
-                              r->file, name, CHECKPOINT_RANK_MAX);
+            return status_set(r->st, STATUS_INVALID_ARGUMENT,
+                              "%s: tensor %s: more dimensions than the limit of %d", r->file, name,
+                              CHECKPOINT_RANK_MAX);
         if (!read_integer(item, &shape[*rank]))
             return refuse(r, name, "shape holds something that is not a whole number from 0 to 2^53 - 1");
         ++*rank;
@@ -89,8 +92,8 @@ static int read_tensor(const struct reader *r, const cJSON *item, struct extent 
     uint64_t at;
     if (!check_add_u64(r->data_offset, e->begin, &at))
         return refuse(r, name, "data_offsets overflow");
-    return checkpoint_add(r->builder, name, strlen(name), dtype->valuestring, rank, dims, at, e->end - e->begin,
-                          r->st);
+    return checkpoint_add(r->builder, name, strlen(name), dtype->valuestring, rank, dims, at,
+                          e->end - e->begin, r->st);
 }
 
 static int compare_extents(const void *a, const void *b) {
@@ -108,13 +111,14 @@ static int check_cover(const struct reader *r, struct extent *extents, size_t co
             return status_set(r->st, STATUS_INVALID_ARGUMENT, "%s: tensors %s and %s overlap", r->file,
                               extents[i - 1].name, extents[i].name);
         if (extents[i].begin > at)
-            return status_set(r->st, STATUS_INVALID_ARGUMENT, "%s: a gap of %llu bytes before tensor %s", r->file,
-                              (unsigned long long)(extents[i].begin - at), extents[i].name);
+            return status_set(r->st, STATUS_INVALID_ARGUMENT, "%s: a gap of %llu bytes before tensor %s",
+                              r->file, (unsigned long long)(extents[i].begin - at), extents[i].name);
         at = extents[i].end;
     }
     if (at != data_bytes)
-        return status_set(r->st, STATUS_INVALID_ARGUMENT, "%s: %llu bytes after the last tensor belong to none",
-                          r->file, (unsigned long long)(data_bytes - at));
+        return status_set(r->st, STATUS_INVALID_ARGUMENT,
+                          "%s: %llu bytes after the last tensor belong to none", r->file,
+                          (unsigned long long)(data_bytes - at));
     return 0;
 }
 
@@ -137,15 +141,17 @@ static int read_header(const struct reader *r, const cJSON *root, uint64_t data_
     return rc;
 }
 
-int safetensors_read(struct checkpoint_builder *b, const struct file_map *m, const char *file, struct status *st) {
+int safetensors_read(struct checkpoint_builder *b, const struct file_map *m, const char *file,
+                     struct status *st) {
     uint64_t header_bytes = 0;
     if (m->bytes < 8)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %llu bytes are too short for a safetensors file", file,
-                          (unsigned long long)m->bytes);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %llu bytes are too short for a safetensors file",
+                          file, (unsigned long long)m->bytes);
     for (int i = 7; i >= 0; i--)
         header_bytes = header_bytes << 8 | m->data[i];
     if (header_bytes > JSON_BYTES_MAX)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: a header of %llu bytes is more than the limit of %d", file,
+        return status_set(st, STATUS_INVALID_ARGUMENT,
+                          "%s: a header of %llu bytes is more than the limit of %d", file,
                           (unsigned long long)header_bytes, JSON_BYTES_MAX);
     if (header_bytes > m->bytes - 8)
         return status_set(st, STATUS_INVALID_ARGUMENT,
@@ -153,7 +159,8 @@ int safetensors_read(struct checkpoint_builder *b, const struct file_map *m, con
                           (unsigned long long)header_bytes);
     const char *header = (const char *)m->data + 8;
     cJSON *root;
-    if (checkpoint_check_json(header, header_bytes, file, st) || json_parse(&root, header, header_bytes, file, st))
+    if (checkpoint_check_json(header, header_bytes, file, st) ||
+        json_parse(&root, header, header_bytes, file, st))
         return -1;
     struct reader r = {.builder = b, .file = file, .data_offset = 8 + header_bytes, .st = st};
     int rc = read_header(&r, root, m->bytes - r.data_offset);

@@ -11,10 +11,10 @@ enum { SHAPE_TEXT_BYTES = 24 * CHECKPOINT_RANK_MAX };
 
 static const char probe[] = "feature_extractor.conv_layers.0.conv.weight";
 
-/* What checkpoints put before the backbone's tensors. Prefixes of families whose forward pass differs are left out on
- * purpose: their tensors would load and mean something else. */
-static const char *const prefixes[] = {"wav2vec2.", "hubert.", "unispeech.", "unispeech_sat.", "model.", "ssl_model.",
-                                       ""};
+/* What checkpoints put before the backbone's tensors. Prefixes of families whose forward pass differs are
+ * left out on purpose: their tensors would load and mean something else. */
+static const char *const prefixes[] = {"wav2vec2.",  "hubert.", "unispeech.", "unispeech_sat.", "model.",
+                                       "ssl_model.", ""};
 
 int weights_init(struct weights *w, struct checkpoint *c, struct status *st) {
     *w = (struct weights){.checkpoint = c, .st = st};
@@ -25,8 +25,9 @@ int weights_init(struct weights *w, struct checkpoint *c, struct status *st) {
         if (!checkpoint_find(c, name))
             continue;
         if (found)
-            return status_set(st, STATUS_FAILED_PRECONDITION, "two backbones in one checkpoint: %s%s and %s%s", found,
-                              probe, prefixes[i], probe);
+            return status_set(st, STATUS_FAILED_PRECONDITION,
+                              "two backbones in one checkpoint: %s%s and %s%s", found, probe, prefixes[i],
+                              probe);
         found = prefixes[i];
     }
     if (found) {
@@ -37,11 +38,13 @@ int weights_init(struct weights *w, struct checkpoint *c, struct status *st) {
         const char *name = c->tensors[i].name;
         size_t n = strlen(name);
         if (n >= sizeof probe && strcmp(name + n - (sizeof probe - 1), probe) == 0)
-            return status_set(st, STATUS_FAILED_PRECONDITION, "no backbone of a known family: %s is there, but its "
-                              "prefix \"%.*s\" is unknown", name, (int)(n - (sizeof probe - 1)), name);
+            return status_set(st, STATUS_FAILED_PRECONDITION,
+                              "no backbone of a known family: %s is there, but its "
+                              "prefix \"%.*s\" is unknown",
+                              name, (int)(n - (sizeof probe - 1)), name);
     }
-    return status_set(st, STATUS_FAILED_PRECONDITION, "no backbone: tensor %s is missing under every known prefix",
-                      probe);
+    return status_set(st, STATUS_FAILED_PRECONDITION,
+                      "no backbone: tensor %s is missing under every known prefix", probe);
 }
 
 void weights_free(struct weights *w) {
@@ -74,7 +77,8 @@ static float *scratch_new(struct weights *w, int64_t floats) {
         w->scratch_floats[i] = 0;
         w->scratch[i] = needed <= SIZE_MAX / sizeof(float) ? malloc(needed * sizeof(float)) : NULL;
         if (!w->scratch[i]) {
-            weights_fail(w, STATUS_RESOURCE_EXHAUSTED, "out of memory: %zu floats to convert a weight", needed);
+            weights_fail(w, STATUS_RESOURCE_EXHAUSTED, "out of memory: %zu floats to convert a weight",
+                         needed);
             return NULL;
         }
         w->scratch_floats[i] = needed;
@@ -157,13 +161,15 @@ static const float *read_tensor(struct weights *w, struct tensor *t, int rank, c
         same = t->shape[i] == shape[i];
     if (!same) {
         char is[SHAPE_TEXT_BYTES], needed[SHAPE_TEXT_BYTES];
-        weights_fail(w, STATUS_FAILED_PRECONDITION, "%s: tensor %s has shape [%s], the configuration needs [%s]", file,
-                     t->name, format_shape(is, t->rank, t->shape), format_shape(needed, rank, shape));
+        weights_fail(w, STATUS_FAILED_PRECONDITION,
+                     "%s: tensor %s has shape [%s], the configuration needs [%s]", file, t->name,
+                     format_shape(is, t->rank, t->shape), format_shape(needed, rank, shape));
         return NULL;
     }
     if (t->dtype == TENSOR_OTHER) {
-        weights_fail(w, STATUS_FAILED_PRECONDITION, "%s: tensor %s has dtype %s; weights must be F32, F16 or BF16",
-                     file, t->name, t->dtype_name);
+        weights_fail(w, STATUS_FAILED_PRECONDITION,
+                     "%s: tensor %s has dtype %s; weights must be F32, F16 or BF16", file, t->name,
+                     t->dtype_name);
         return NULL;
     }
     const float *values;
@@ -179,8 +185,8 @@ static const float *read_tensor(struct weights *w, struct tensor *t, int rank, c
         values = to;
     }
     if (!finite) {
-        weights_fail(w, STATUS_FAILED_PRECONDITION, "%s: tensor %s is not finite: it holds a NaN or an infinity", file,
-                     t->name);
+        weights_fail(w, STATUS_FAILED_PRECONDITION,
+                     "%s: tensor %s is not finite: it holds a NaN or an infinity", file, t->name);
         return NULL;
     }
     if (!t->used)
@@ -196,8 +202,10 @@ const float *weights_get(struct weights *w, const char *name, int rank, const in
     return t ? read_tensor(w, t, rank, shape) : NULL;
 }
 
-/* to[r, k] = g[k] v[r, k] / |v[., k]| over `rows` = out * in. False when a norm is zero or the result not finite. */
-static bool fold_weight_norm(float *to, const float *g, const float *v, double *scale, int64_t rows, int64_t kernel) {
+/* to[r, k] = g[k] v[r, k] / |v[., k]| over `rows` = out * in. False when a norm is zero or the result not
+ * finite. */
+static bool fold_weight_norm(float *to, const float *g, const float *v, double *scale, int64_t rows,
+                             int64_t kernel) {
     for (int64_t k = 0; k < kernel; k++)
         scale[k] = 0;
     for (int64_t r = 0; r < rows; r++)
@@ -217,7 +225,8 @@ static bool fold_weight_norm(float *to, const float *g, const float *v, double *
 const float *weights_get_weight_norm(struct weights *w, const char *name, int64_t out, int64_t in_per_group,
                                      int64_t kernel) {
     static const char *const spellings[][2] = {
-        {".weight_g", ".weight_v"}, {".parametrizations.weight.original0", ".parametrizations.weight.original1"}};
+        {".weight_g", ".weight_v"},
+        {".parametrizations.weight.original0", ".parametrizations.weight.original1"}};
     const int64_t g_shape[] = {1, 1, kernel}, v_shape[] = {out, in_per_group, kernel};
     char g_name[CHECKPOINT_NAME_BYTES_MAX], v_name[CHECKPOINT_NAME_BYTES_MAX];
     for (size_t i = 0; i < 2; i++) {
@@ -232,7 +241,8 @@ const float *weights_get_weight_norm(struct weights *w, const char *name, int64_
             return NULL;
         if (fold_weight_norm(to, g, v, scale, out * in_per_group, kernel))
             return to;
-        weights_fail(w, STATUS_FAILED_PRECONDITION, "tensor %s%s has a norm of zero, so its weight is not finite",
+        weights_fail(w, STATUS_FAILED_PRECONDITION,
+                     "tensor %s%s has a norm of zero, so its weight is not finite",
                      name[0] == '/' ? "" : w->prefix, v_name + (name[0] == '/'));
         return NULL;
     }

@@ -12,15 +12,19 @@ from safetensors.torch import save_file
 BACKBONES = ("wav2vec2.", "hubert.", "unispeech.", "unispeech_sat.")
 
 
-# ---- names -------------------------------------------------------------------------------------------------------
+# ---- names ----
 
 
 def respell(name, case):
     """A tensor's name as the case's file spells it."""
-    if case.norm_spelling == "gamma_beta" and re.search(r"(^|[._])(layer_norm|batch_norm)\.(weight|bias)$", name):
+    if case.norm_spelling == "gamma_beta" and re.search(
+        r"(^|[._])(layer_norm|batch_norm)\.(weight|bias)$", name
+    ):
         name = name.replace("norm.weight", "norm.gamma").replace("norm.bias", "norm.beta")
     if case.norm_spelling == "LayerNorm" and ".layer_norm." in name and "conv_layers" not in name:
-        name = name.replace(".layer_norm.weight", ".LayerNorm.gamma").replace(".layer_norm.bias", ".LayerNorm.beta")
+        name = name.replace(".layer_norm.weight", ".LayerNorm.gamma").replace(
+            ".layer_norm.bias", ".LayerNorm.beta"
+        )
     if case.weight_norm == "g_v":
         name = name.replace("parametrizations.weight.original0", "weight_g")
         name = name.replace("parametrizations.weight.original1", "weight_v")
@@ -47,7 +51,7 @@ def state(model, case):
     return out
 
 
-# ---- containers --------------------------------------------------------------------------------------------------
+# ---- containers ----
 
 
 def split(tensors, parts):
@@ -118,7 +122,7 @@ def write_torch(folder, tensors, case):
         write_index(folder / "pytorch_model.bin.index.json", shards, names)
 
 
-# ---- configuration -----------------------------------------------------------------------------------------------
+# ---- configuration ----
 
 
 def write_json(path, value):
@@ -129,6 +133,11 @@ def config_json(model, case):
     """config.json as save_pretrained writes it, then edited as the case says."""
     config = json.loads(model.config.to_json_string(use_diff=True))
     config.pop("_attn_implementation_autoset", None)
+    if case.least_config:
+        default = json.loads(type(model.config)().to_json_string(use_diff=True))
+        kept = {"model_type", "id2label"}
+        config = {k: v for k, v in config.items() if k in kept or k not in default or v != default[k]}
+        config = {k: v for k, v in config.items() if k in default or k in kept}
     config["architectures"] = [case.architecture or type(model).__name__]
     for key, value in case.config_edit.items():
         if value is case.REMOVE:
@@ -160,4 +169,7 @@ def write_folder(folder, model, case):
     folder.mkdir(parents=True)
     write_json(folder / "config.json", config_json(model, case))
     write_preprocessor(folder, case)
-    (write_safetensors if case.container == "safetensors" else write_torch)(folder, state(model, case), case)
+    tensors = state(model, case)
+    (write_safetensors if case.container == "safetensors" else write_torch)(folder, tensors, case)
+    if case.decoy:
+        torch.save({k: torch.zeros_like(v) for k, v in tensors.items()}, folder / case.decoy)

@@ -93,7 +93,12 @@ class DenseOutput(Wav2Vec2PreTrainedModel):
         return h, self.classifier(h, activation)
 
 
-HEADS = {"speech": SpeechWav2Vec2, "speech_hubert": SpeechHubert, "age_gender": AgeGender, "dense_output": DenseOutput}
+HEADS = {
+    "speech": SpeechWav2Vec2,
+    "speech_hubert": SpeechHubert,
+    "age_gender": AgeGender,
+    "dense_output": DenseOutput,
+}
 
 
 def model_class(case):
@@ -104,6 +109,14 @@ def model_class(case):
 def make_config(case):
     """The transformers configuration of a case."""
     return transformers.AutoConfig.for_model(case.family, attn_implementation="eager", **case.config)
+
+
+def conv_scale(name, case):
+    """How small a convolution's weights are; with a group norm it is the first one's that matter."""
+    in_stack = "conv_layers.0." in name or (
+        "conv_layers" in name and case.config["feat_extract_norm"] == "layer"
+    )
+    return case.conv_scale if in_stack else 1.0
 
 
 def randomise_tensor(name, p, g, case):
@@ -118,7 +131,7 @@ def randomise_tensor(name, p, g, case):
         return 0.3 * normal
     if name.endswith("running_var"):
         return 0.5 + 1.5 * uniform
-    if name.endswith("original0"):  # g of the weight norm, [1, 1, K]: two taps of every three quite different
+    if name.endswith("original0"):  # g of the weight norm, [1, 1, K]: every tap another
         return (0.5 + uniform) * case.pos_gain * (case.config["hidden_size"] / p.numel()) ** 0.5
     if name.endswith("original1"):
         return normal
@@ -128,12 +141,15 @@ def randomise_tensor(name, p, g, case):
     if name == "layer_weights":
         return normal
     if name.endswith("bias"):
-        return 0.2 * normal * (case.conv_scale if "conv_layers" in name else 1)
+        in_backbone = "encoder" in name or "feature_projection" in name
+        return 0.2 * normal * conv_scale(name, case) * (case.norm_scale if in_backbone else 1)
     if "conv_layers" in name:
-        return normal * case.conv_scale * 1.8 / fan_in**0.5
+        return normal * conv_scale(name, case) * 1.8 / fan_in**0.5
     if "q_proj" in name or "k_proj" in name:
         return normal * 1.5 / (case.norm_scale * fan_in**0.5)
-    if "projector" in name or "classifier" in name or "age." in name or "gender." in name:
+    if ".dense." in name and "encoder" not in name:
+        return normal * case.dense_gain / fan_in**0.5
+    if name.startswith(("projector", "classifier", "age", "gender")):
         return normal * case.head_gain / fan_in**0.5
     return normal * 1.3 / fan_in**0.5
 

@@ -1,0 +1,75 @@
+/* Weighted sum of layers, and pooling. */
+#include <math.h>
+
+#include "kernels/cpu/internal.h"
+#include "kernels/cpu/simd.h"
+
+enum { ACCUMULATE_FLOATS = 1 << 14, POOL_CHANNELS = 64 }; /* of one tile */
+
+struct accumulate_job {
+    float *y;
+    const float *x;
+    float weight;
+    bool first;
+    int64_t count;
+};
+
+static void accumulate(void *arg, int64_t index, int thread) {
+    const struct accumulate_job *j = arg;
+    int64_t i = index * ACCUMULATE_FLOATS;
+    const int64_t end = cpu_min(j->count, i + ACCUMULATE_FLOATS);
+    (void)thread;
+    for (; i + LANES <= end; i += LANES) {
+        vf x = v_load(j->x + i) * v_set(j->weight);
+        v_store(j->y + i, j->first ? x : v_load(j->y + i) + x);
+    }
+    for (; i < end; i++) /* not fused above either: an element's bits do not depend on where it stands */
+        j->y[i] = j->first ? j->weight * j->x[i] : j->y[i] + j->weight * j->x[i];
+}
+
+void CPU_NAME(accumulate)(struct kernels_device *d, void *y, const void *x, float weight, bool first, int64_t rows,
+                          int channels) {
+    struct accumulate_job j = {.y = y, .x = x, .weight = weight, .first = first, .count = rows * channels};
+    team_for(d->team, cpu_divide_up(j.count, ACCUMULATE_FLOATS), accumulate, &j);
+}
+
+struct pool_job {
+    float *y;
+    const float *x;
+    enum kernels_pool kind;
+    int channels, strips;
+    const struct batch *batch;
+};
+
+static void pool(void *arg, int64_t index, int thread) {
+    const struct pool_job *j = arg;
+    const int clip = (int)(index / j->strips), first = (int)(index % j->strips) * POOL_CHANNELS;
+    const int count = (int)cpu_min(POOL_CHANNELS, j->channels - first);
+    const int64_t *cu = j->batch->cu_tokens;
+    const double tokens = (double)(cu[clip + 1] - cu[clip]);
+    double sum[POOL_CHANNELS] = {0};
+    float max[POOL_CHANNELS];
+    (void)thread;
+    for (int i = 0; i < count; i++)
+        max[i] = -INFINITY;
+    for (int64_t t = cu[clip]; t < cu[clip + 1]; t++) {
+        const float *x = j->x + t * j->channels + first;
+        if (j->kind == KERNELS_POOL_MAX) {
+            for (int i = 0; i < count; i++)
+                max[i] = x[i] > max[i] ? x[i] : max[i];
+        } else {
+            for (int i = 0; i < count; i++)
+                sum[i] += x[i];
+        }
+    }
+    float *y = j->y + (int64_t)clip * j->channels + first;
+    for (int i = 0; i < count; i++)
+        y[i] = j->kind == KERNELS_POOL_MAX ? max[i] : (float)(j->kind == KERNELS_POOL_MEAN ? sum[i] / tokens : sum[i]);
+}
+
+void CPU_NAME(pool)(struct kernels_device *d, float *y, const void *x, enum kernels_pool kind, int channels,
+                    const struct batch *b) {
+    struct pool_job j = {.y = y, .x = x, .kind = kind, .channels = channels, .batch = b};
+    j.strips = (int)cpu_divide_up(channels, POOL_CHANNELS);
+    team_for(d->team, (int64_t)b->clips * j.strips, pool, &j);
+}

@@ -1,0 +1,87 @@
+/* vmath: the elementary functions of the forward pass, on vectors.
+ *
+ * The coefficients were fitted for this project (Remez exchange in 40 digits); the errors given are those of the fp32
+ * evaluation, tests/unit/kernels/test_kernels.c holds the activations to them. */
+#ifndef TIMBRE_KERNELS_CPU_VMATH_H
+#define TIMBRE_KERNELS_CPU_VMATH_H
+
+#include "kernels/cpu/simd.h"
+#include "kernels/kernels.h"
+
+/* Horner's rule: c[count-1] x^(count-1) + ... + c[0]. */
+ALWAYS_INLINE vf vmath_polynomial(vf x, const float *c, int count) {
+    vf y = v_set(c[count - 1]);
+    UNROLL
+    for (int i = count - 2; i >= 0; i--)
+        y = v_fma(y, x, v_set(c[i]));
+    return y;
+}
+
+/* e^x, for x clamped to [-87.3, 88.3]: 2^n e^r with |r| <= ln 2 / 2, e^r by a polynomial of degree 6. Relative error
+ * at most 2 ulp. */
+ALWAYS_INLINE vf vmath_exp(vf x) {
+    static const float c[] = {1.0f,           1.0f,           0.5f,          0.1666663083f,
+                              0.04166662188f, 0.008357200148f, 0.00139187137f};
+    const vf round = v_set(12582912.0f); /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
+    x = v_min(v_max(x, v_set(-87.3f)), v_set(88.3f));
+    vf t = v_fma(x, v_set(1.44269504f), round);
+    vf n = t - round;
+    vf r = v_fma(n, v_set(-0.693145752f), x); /* ln 2 in two parts, the first exact times any n here */
+    r = v_fma(n, v_set(-1.42860677e-6f), r);
+    return (vf)((vi)vmath_polynomial(r, c, 7) + ((vi)t << 23));
+}
+
+/* x Phi(x) = 0.5 x (1 + erf(x / sqrt 2)). Phi(x) - 0.5 = x Q(x^2), Q a polynomial of degree 14 in x^2 scaled to
+ * [-1, 1] over |x| <= 5.5, where 5.5 Phi(-5.5) is 1e-7; beyond, Phi is 0 or 1. Absolute error at most
+ * 1.3e-7 + 1.2e-7 |y|. */
+ALWAYS_INLINE vf vmath_gelu(vf x) {
+    static const float c[] = {0.1285519383f,    -0.06417237406f, 0.04773671695f,  -0.03879081506f, 0.0320880832f,
+                              -0.02607769717f,  0.02023617865f,  -0.0148146032f,  0.01066128144f,  -0.007392379061f,
+                              0.00388049327f,   -0.001492891402f, 0.001341657358f, -0.001275309046f, 0.0004288103243f};
+    vf square = v_min(x * x, v_set(30.25f));
+    vf h = x * vmath_polynomial(v_fma(square, v_set(2.0f / 30.25f), v_set(-1.0f)), c, 15);
+    h = v_min(v_max(h, v_set(-0.5f)), v_set(0.5f));
+    return v_fma(x, h, x * v_set(0.5f));
+}
+
+ALWAYS_INLINE vf vmath_silu(vf x) {
+    return x / (v_set(1.0f) + vmath_exp(v_zero() - x));
+}
+
+/* 0.5 x (1 + tanh u) = x / (1 + e^(-2u)) */
+ALWAYS_INLINE vf vmath_gelu_tanh(vf x) {
+    vf u = x * v_fma(x * x, v_set(-2.0f * 0.7978845608f * 0.044715f), v_set(-2.0f * 0.7978845608f));
+    return x / (v_set(1.0f) + vmath_exp(u));
+}
+
+/* (1 - e) / (1 + e) with e = e^(-2|x|); below 0.25, where that cancels, the Taylor series. Relative error at most 4
+ * ulp. */
+ALWAYS_INLINE vf vmath_tanh(vf x) {
+    static const float c[] = {1.0f, -0.333333333f, 0.133333333f, -0.0539682540f, 0.0218694885f, -0.0088632355f};
+    const vi sign = (vi){0} + INT32_MIN;
+    vf a = (vf)((vi)x & ~sign);
+    vf e = vmath_exp(a * v_set(-2.0f));
+    vf far = (v_set(1.0f) - e) / (v_set(1.0f) + e);
+    vf near = a * vmath_polynomial(a * a, c, 6);
+    return (vf)((vi)v_select(a < v_set(0.25f), near, far) | ((vi)x & sign));
+}
+
+ALWAYS_INLINE vf vmath_activate(enum kernels_activation act, vf x) {
+    switch (act) {
+    case KERNELS_GELU:
+        return vmath_gelu(x);
+    case KERNELS_GELU_TANH:
+        return vmath_gelu_tanh(x);
+    case KERNELS_RELU:
+        return v_max(x, v_zero());
+    case KERNELS_SILU:
+        return vmath_silu(x);
+    case KERNELS_TANH:
+        return vmath_tanh(x);
+    case KERNELS_IDENTITY:
+        break;
+    }
+    return x;
+}
+
+#endif
