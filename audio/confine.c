@@ -174,13 +174,13 @@ static bool filter_add_forms(scmp_filter_ctx filter, const char *program) {
     static const uint64_t prctls[] = {PR_SET_NAME, PR_GET_NAME, PR_GET_DUMPABLE, 0x53564d41 /* PR_SET_VMA */};
     const uint64_t opening = O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND | (O_TMPFILE & ~O_DIRECTORY);
     const uint64_t path = (uint64_t)(uintptr_t)program;
-    struct scmp_arg_cmp own_limits[] = {SCMP_CMP(0, SCMP_CMP_EQ, 0), SCMP_CMP(2, SCMP_CMP_EQ, 0)};
+    struct scmp_arg_cmp own_limits[] = {SCMP_CMP(0, SCMP_CMP_EQ, 0, 0), SCMP_CMP(2, SCMP_CMP_EQ, 0, 0)};
     return filter_allow_masked(filter, SCMP_SYS(open), 1, opening, O_RDONLY) &&
            filter_allow_masked(filter, SCMP_SYS(openat), 2, opening, O_RDONLY) &&
            /* Memory is written or run, never both, and what was written does not become code. */
            filter_allow_masked(filter, SCMP_SYS(mmap), 2, PROT_EXEC, 0) &&
            filter_allow_masked(filter, SCMP_SYS(mmap), 2, PROT_EXEC | PROT_WRITE, PROT_EXEC) &&
-           filter_allow_masked(filter, SCMP_SYS(mprotect), 1, PROT_EXEC, 0) &&
+           filter_allow_masked(filter, SCMP_SYS(mprotect), 2, PROT_EXEC, 0) &&
            filter_allow_masked(filter, SCMP_SYS(clone), 0, CLONE_THREAD, CLONE_THREAD) &&
            filter_allow_each(filter, SCMP_SYS(execve), 0, &path, 1) &&
            filter_allow_each(filter, SCMP_SYS(fcntl), 1, fcntls, sizeof fcntls / sizeof *fcntls) &&

@@ -88,6 +88,8 @@ static int sink_refuse_frame(const struct audio_sink *s, const float *frame, int
 /* Resamples into the result; count 0 with mono NULL flushes. */
 static int sink_resample(struct audio_sink *s, const float *mono, size_t frames, struct status *st) {
     size_t bound = resampler_bound(s->resampler, frames), given = 0;
+    if (bound == 0)
+        return 0; /* equal rates hold nothing back */
     if (sink_reserve(s, bound, st) != 0)
         return -1;
     float *out = s->samples + s->count;

@@ -7,6 +7,20 @@
 
 #include "audio/decode_internal.h"
 
+#if defined(__has_feature)
+#define SNDFILE_TSAN __has_feature(thread_sanitizer)
+#elif defined(__SANITIZE_THREAD__)
+#define SNDFILE_TSAN 1
+#endif
+#if SNDFILE_TSAN
+/* Every sf_open writes a message for people into one static buffer, whichever thread it is on. Nobody reads it here, and
+ * a lock around opening would let one slow file hold up all others. */
+const char *__tsan_default_suppressions(void);
+__attribute__((visibility("default"))) const char *__tsan_default_suppressions(void) {
+    return "called_from_lib:libsndfile.so\n";
+}
+#endif
+
 enum { SNDFILE_PIECE_VALUES = 16384 };
 
 /* The bytes as the seekable file that libsndfile wants. */

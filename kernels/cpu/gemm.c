@@ -20,7 +20,7 @@ ALWAYS_INLINE void tile(const int height, const int vectors, float *c, int64_t c
         vf column[GEMM_VECTORS];
         UNROLL
         for (int j = 0; j < vectors; j++)
-            column[j] = *(const vf *)(b + j * LANES);
+            column[j] = v_load(b + j * LANES);
         b += vectors * LANES;
         __builtin_prefetch(ahead, 0, 2);
         ahead += ahead_step;

@@ -12,6 +12,8 @@
 #define CPU_PASTE2(isa, name) cpu_##isa##_##name
 #define CPU_PASTE(isa, name) CPU_PASTE2(isa, name)
 #define CPU_NAME(name) CPU_PASTE(CPU_ISA, name)
+#define CPU_STRING2(text) #text
+#define CPU_STRING(text) CPU_STRING2(text)
 
 enum {
     CPU_LANES_MAX = 16,       /* of any instruction set */

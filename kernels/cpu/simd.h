@@ -16,9 +16,9 @@
 
 enum { LANES = CPU_LANES };
 
-typedef float vf __attribute__((vector_size(4 * CPU_LANES), may_alias));
-typedef int32_t vi __attribute__((vector_size(4 * CPU_LANES), may_alias));
-typedef float vf_unaligned __attribute__((vector_size(4 * CPU_LANES), may_alias, aligned(4)));
+typedef float vf __attribute__((vector_size(4 * CPU_LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * CPU_LANES)));
+typedef float vf_in_memory __attribute__((vector_size(4 * CPU_LANES), may_alias, aligned(4)));
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
@@ -30,11 +30,11 @@ typedef float vf_unaligned __attribute__((vector_size(4 * CPU_LANES), may_alias,
 #endif
 
 ALWAYS_INLINE vf v_load(const float *p) {
-    return *(const vf_unaligned *)p;
+    return *(const vf_in_memory *)p;
 }
 
 ALWAYS_INLINE void v_store(float *p, vf v) {
-    *(vf_unaligned *)p = v;
+    *(vf_in_memory *)p = v;
 }
 
 ALWAYS_INLINE vf v_set(float x) {

@@ -3,6 +3,7 @@
 
 const struct kernels CPU_NAME(ops) = {
     .abi = KERNELS_ABI,
+    .name = "cpu-" CPU_STRING(CPU_ISA),
     .weight_bytes = CPU_NAME(weight_bytes),
     .pack = CPU_NAME(pack),
     .input_norm = CPU_NAME(input_norm),

@@ -36,6 +36,7 @@ def test_every_clip(expected, path):
         worst = max(worst, float(np.abs(got - want).max()))
         assert int(np.argmax(got)) == int(np.argmax(want)), name
         assert answer["labels"] == expected["labels"]
+        assert answer["receipt"]["device"] == f"cpu-{path}"
     assert worst <= TOLERANCE, worst
 
 

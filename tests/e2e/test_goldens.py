@@ -13,8 +13,8 @@ QUIET = ("quiet", "silence")  # clips that the level rule answers with "no speec
 def code_paths():
     for path in ("portable", "avx2", "avx512"):
         skip = pytest.mark.skipif(not cpu_offers(path), reason=f"this processor lacks {path}")
-        yield pytest.param((), {"TIMBRE_CPU": path}, id=path, marks=skip)
-    yield pytest.param(("--device", "ref"), {}, id="ref", marks=[pytest.mark.asan])
+        yield pytest.param((), {"TIMBRE_CPU": path}, f"cpu-{path}", id=path, marks=[skip, pytest.mark.asan])
+    yield pytest.param(("--device", "ref"), {}, "ref", id="ref")
 
 
 def check(answers, expected, logits, with_embedding):
@@ -34,8 +34,8 @@ def test_there_are_goldens():
 
 
 @pytest.mark.parametrize("model", [pytest.param(m, id=m.name) for m in golden_models()])
-@pytest.mark.parametrize("options, env", code_paths())
-def test_logits(model, options, env):
+@pytest.mark.parametrize("options, env, device", list(code_paths()))
+def test_logits(model, options, env, device):
     expected = json.loads((model / "expected.json").read_text())
     raw = ("--raw", "float32", "--rate", "16000", *options)
     files = [GOLDEN / "clips" / f"{clip}.f32" for clip in expected["logits"]]
@@ -43,6 +43,7 @@ def test_logits(model, options, env):
     check(answers, expected, expected["logits"], "embedding" in expected)
     for answer in answers:
         assert answer["labels"] == expected["labels"]
+        assert answer["receipt"]["device"] == device
     for name, logits in expected.get("head_activation", {}).items():
         check(predict(model, files, "--head-activation", name, *raw, env=env), expected, logits, False)
 

@@ -56,6 +56,7 @@ def test_every_code_path(files, path):
     if not cpu_offers(path):
         pytest.skip(f"this processor lacks {path}")
     some, env = files[::4], {"TIMBRE_CPU": path}
+    assert ask(DEFAULT_MODEL, some[:1], env=env)[0]["receipt"]["device"] == f"cpu-{path}"
     first = together(DEFAULT_MODEL, some, env)
     for clip in some[::3]:
         assert bits(ask(DEFAULT_MODEL, [clip], env=env))[str(clip)] == first[str(clip)]

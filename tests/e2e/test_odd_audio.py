@@ -53,11 +53,14 @@ def test_an_answer_or_a_clear_error(row, tiny):
         assert answer["status"] != "error", answer["message"]
 
 
-@pytest.mark.parametrize("row", [p for p in FILES if p.values[0]["file"].startswith("valid/")])
+def has_known_length(row):
+    """Valid, and read by ffmpeg too (two are not: they are for libsndfile alone)."""
+    return row["file"].startswith("valid/") and int(row["ffmpeg_16k_samples"] or 0) > 0
+
+
+@pytest.mark.parametrize("row", [p for p in FILES if has_known_length(p.values[0])])
 def test_length_is_that_of_ffmpeg(row, tiny):
-    samples = int(row["ffmpeg_16k_samples"] or 0)
-    if not samples:
-        pytest.skip(f"{row['file']}: ffmpeg's length is not known")
+    samples = int(row["ffmpeg_16k_samples"])
     _, answer = ask(row, tiny)
     assert answer["duration_s"] == pytest.approx(samples / timbre.RATE_HZ, rel=0.01)
 

@@ -3,6 +3,7 @@
 
 usage: make_emodb.py --data DIR_WITH_labels.csv    (needs torch, transformers, soundfile)
 """
+
 import argparse
 import csv
 import json
@@ -16,7 +17,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=pathlib.Path, default=ROOT / "../shared/data/emodb")
     args = parser.parse_args()
     folder = ROOT / "models/default"

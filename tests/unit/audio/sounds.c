@@ -47,3 +47,8 @@ float sound_noise(uint32_t *seed) {
     *seed = *seed * 1664525u + 1013904223u;
     return (float)(int32_t)*seed / 2147483648.0f;
 }
+
+unsigned char sound_noise_byte(uint32_t *seed) {
+    sound_noise(seed);
+    return (unsigned char)(*seed >> 24);
+}

@@ -23,5 +23,6 @@ struct bytes sound_make_wav64(int channels, int rate_hz, size_t frames);
 
 /* The same numbers for the same seed: in -1..1. */
 float sound_noise(uint32_t *seed);
+unsigned char sound_noise_byte(uint32_t *seed);
 
 #endif

@@ -29,7 +29,7 @@ static void fill_sine(float *samples, int64_t count, double dbfs, float offset) 
 static void test_sines(void **state) {
     (void)state;
     float *samples = make(RATE_HZ);
-    for (double dbfs = -90.0; dbfs <= 0.0; dbfs += 7.5) {
+    for (double dbfs = -91.0; dbfs <= 0.0; dbfs += 7.5) {
         fill_sine(samples, RATE_HZ, dbfs, 0.0f);
         assert_true(fabs(audio_level_dbfs(samples, RATE_HZ, RATE_HZ) - dbfs) < 0.01);
         assert_int_equal(audio_is_silent(samples, RATE_HZ, RATE_HZ), dbfs < AUDIO_SILENCE_DBFS_MAX);

@@ -1,0 +1,264 @@
+/* The cpu backend's device: which instruction set, threads and scratch memory. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/arena.h"
+#include "kernels/cpu/internal.h"
+
+enum {
+    HUGE_PAGE_BYTES = 2 << 20,
+    SEGMENT_ROWS = 128, /* see segment_rows */
+};
+
+/* The instruction sets, best first. */
+static const struct isa {
+    const char *name;
+    const struct kernels *ops;
+} isas[] = {
+#if defined(__x86_64__)
+    {"avx512", &cpu_avx512_ops},
+    {"avx2", &cpu_avx2_ops},
+#endif
+    {"portable", &cpu_portable_ops},
+};
+
+static bool is_supported(const struct isa *isa) {
+#if defined(__x86_64__)
+    if (isa->ops == &cpu_avx512_ops)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (isa->ops == &cpu_avx2_ops)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    (void)isa;
+    return true;
+}
+
+static int choose_isa(const struct isa **chosen, struct status *st) {
+    const char *forced = getenv("TIMBRE_CPU");
+    for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
+        *chosen = &isas[i];
+        if (forced && *forced && strcmp(forced, isas[i].name) != 0)
+            continue;
+        if (is_supported(&isas[i]))
+            return 0;
+        if (forced && *forced)
+            return status_set(st, STATUS_UNAVAILABLE, "TIMBRE_CPU=%s: this processor has no %s", forced, forced);
+    }
+    return status_set(st, STATUS_UNAVAILABLE, "TIMBRE_CPU=%s: not one of avx512, avx2, portable in this build", forced);
+}
+
+static int probe(const struct kernels_options *o, struct status *st) {
+    const struct isa *isa;
+    if (o->precision != KERNELS_FP32)
+        return status_set(st, STATUS_UNAVAILABLE, "device cpu does not offer %s",
+                          o->precision == KERNELS_BF16 ? "bf16" : "int8");
+    return choose_isa(&isa, st);
+}
+
+/* Aligned memory, in huge pages where the system gives them: weights are read from end to end for every batch, and
+ * packing them would otherwise take a page fault for every 4 KiB. */
+static int memory_new(struct kernels_device *d, void **p, size_t bytes, const char *what, struct status *st) {
+    const size_t unit = bytes >= 2 * (size_t)HUGE_PAGE_BYTES ? HUGE_PAGE_BYTES : ARENA_ALIGN_BYTES;
+    (void)d;
+    *p = NULL;
+    if (bytes <= SIZE_MAX - unit) /* aligned_alloc wants a multiple of the alignment, and not 0 bytes */
+        *p = aligned_alloc(unit, (bytes / unit + (bytes % unit != 0 || bytes == 0)) * unit);
+    if (!*p)
+        return status_set_no_memory(st, bytes, what);
+    if (unit == HUGE_PAGE_BYTES)
+        (void)madvise(*p, bytes / unit * unit, MADV_HUGEPAGE);
+    return 0;
+}
+
+static void memory_del(struct kernels_device *d, void *p) {
+    (void)d;
+    free(p);
+}
+
+static void copy(struct kernels_device *d, void *to, const void *from, size_t bytes) {
+    (void)d;
+    if (bytes)
+        memcpy(to, from, bytes);
+}
+
+static void device_del(struct kernels_device *d) {
+    if (!d)
+        return;
+    team_del(d->team);
+    free(d->sums);
+    free(d->reserved);
+    free(d);
+}
+
+static int device_new(struct kernels_device **out, const struct kernels_options *o, struct status *st) {
+    const struct isa *isa;
+    *out = NULL;
+    if (probe(o, st) || choose_isa(&isa, st))
+        return -1;
+    struct kernels_device *d = calloc(1, sizeof *d);
+    if (!d)
+        return status_set_no_memory(st, sizeof *d, "the cpu device");
+    void *sums;
+    d->ops = isa->ops;
+    if (team_new(&d->team, o->threads, o->pin, st))
+        goto fail;
+    d->threads = team_count_threads(d->team);
+    if (memory_new(d, &sums, (size_t)d->threads * CPU_SUM_FLOATS * sizeof(float), "the sums of a tile", st))
+        goto fail;
+    d->sums = sums;
+    *out = d;
+    return 0;
+
+fail:
+    device_del(d);
+    return -1;
+}
+
+static const char *device_name(const struct kernels_device *d) {
+    return d->ops->name;
+}
+
+static size_t activation_bytes(const struct kernels_device *d) {
+    (void)d;
+    return sizeof(float);
+}
+
+static int64_t segment_rows(const struct kernels_device *d) {
+    (void)d;
+    return SEGMENT_ROWS;
+}
+
+static void layout_scratch(struct kernels_device *d, int64_t tokens_max, int clips_max, int hidden, struct arena *a) {
+    const size_t threads = (size_t)d->threads, h = (size_t)hidden, padded = h + CPU_LANES_MAX;
+    d->windows_floats = ((CPU_POS_CONV_ROWS + CPU_POS_CONV_TAPS) * h + CPU_LANES_MAX) / CPU_LANES_MAX * CPU_LANES_MAX;
+    d->attention_floats = CPU_QUERIES * (CPU_KEYS + padded);
+    d->keys_floats = ((size_t)tokens_max + (size_t)clips_max * CPU_LANES_MAX) * (h + padded);
+    d->windows = arena_alloc(a, threads * d->windows_floats, sizeof(float));
+    d->attention = arena_alloc(a, threads * d->attention_floats, sizeof(float));
+    d->keys = arena_alloc(a, d->keys_floats, sizeof(float));
+}
+
+static int reserve(struct kernels_device *d, int64_t tokens_max, int clips_max, int hidden, int channels_max,
+                   struct status *st) {
+    struct arena a;
+    (void)channels_max;
+    arena_init_counting(&a);
+    layout_scratch(d, tokens_max, clips_max, hidden, &a);
+    if (a.failed)
+        return status_set_no_memory(st, SIZE_MAX, "scratch of the cpu device");
+    free(d->reserved);
+    if (memory_new(d, &d->reserved, a.used, "scratch of the cpu device", st))
+        return -1;
+    a = (struct arena){.base = d->reserved, .bytes = a.used};
+    layout_scratch(d, tokens_max, clips_max, hidden, &a);
+    return 0;
+}
+
+static void begin(struct kernels_device *d, const struct batch *b) {
+    (void)d, (void)b;
+}
+
+static int finish(struct kernels_device *d, struct status *st) {
+    (void)d, (void)st;
+    return 0;
+}
+
+/* The operations: those of the instruction set chosen. */
+
+static size_t weight_bytes(const struct kernels_device *d, const struct kernels_weight_spec *s) {
+    return d->ops->weight_bytes(d, s);
+}
+
+static void pack(struct kernels_device *d, struct kernels_weight *w, const struct kernels_weight_spec *s,
+                 void *memory) {
+    d->ops->pack(d, w, s, memory);
+}
+
+static void input_norm(struct kernels_device *d, float *y, const float *x, const struct batch *b) {
+    d->ops->input_norm(d, y, x, b);
+}
+
+static void group_stats(struct kernels_device *d, float *stats, const float *x, const struct kernels_weight *w,
+                        const struct batch *b) {
+    d->ops->group_stats(d, stats, x, w, b);
+}
+
+static void conv(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w,
+                 enum kernels_activation act, const float *stats, int level, struct kernels_rows rows,
+                 const struct batch *b) {
+    d->ops->conv(d, y, x, w, act, stats, level, rows, b);
+}
+
+static void compact(struct kernels_device *d, void *y, const void *x, int channels, struct kernels_rows rows,
+                    const struct batch *b) {
+    d->ops->compact(d, y, x, channels, rows, b);
+}
+
+static void layer_norm(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w,
+                       int64_t rows) {
+    d->ops->layer_norm(d, y, x, w, rows);
+}
+
+static void linear(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w,
+                   enum kernels_activation act, const void *residual, int64_t rows) {
+    d->ops->linear(d, y, x, w, act, residual, rows);
+}
+
+static void pos_conv(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w,
+                     enum kernels_activation act, const struct batch *b) {
+    d->ops->pos_conv(d, y, x, w, act, b);
+}
+
+static void attention(struct kernels_device *d, void *y, const void *qkv, int heads, int head_dim, float scale,
+                      const struct batch *b) {
+    d->ops->attention(d, y, qkv, heads, head_dim, scale, b);
+}
+
+static void accumulate(struct kernels_device *d, void *y, const void *x, float weight, bool first, int64_t rows,
+                       int channels) {
+    d->ops->accumulate(d, y, x, weight, first, rows, channels);
+}
+
+static void pool(struct kernels_device *d, float *y, const void *x, enum kernels_pool kind, int channels,
+                 const struct batch *b) {
+    d->ops->pool(d, y, x, kind, channels, b);
+}
+
+static void head_linear(struct kernels_device *d, float *y, const float *x, const struct kernels_weight *w,
+                        enum kernels_activation act, int64_t rows) {
+    d->ops->head_linear(d, y, x, w, act, rows);
+}
+
+const struct kernels kernels_cpu = {
+    .abi = KERNELS_ABI,
+    .name = "cpu",
+    .probe = probe,
+    .device_new = device_new,
+    .device_del = device_del,
+    .device_name = device_name,
+    .activation_bytes = activation_bytes,
+    .segment_rows = segment_rows,
+    .memory_new = memory_new,
+    .memory_del = memory_del,
+    .upload = copy,
+    .download = copy,
+    .weight_bytes = weight_bytes,
+    .pack = pack,
+    .reserve = reserve,
+    .begin = begin,
+    .finish = finish,
+    .input_norm = input_norm,
+    .group_stats = group_stats,
+    .conv = conv,
+    .compact = compact,
+    .layer_norm = layer_norm,
+    .linear = linear,
+    .pos_conv = pos_conv,
+    .attention = attention,
+    .accumulate = accumulate,
+    .pool = pool,
+    .head_linear = head_linear,
+};
