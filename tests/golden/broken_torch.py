@@ -145,7 +145,7 @@ def before_the_dict(ops):
     return damage
 
 
-ECHO = text("echo unsafe > /tmp/pickle-was-run")
+ECHO = text("echo unsafe")
 torch_each(
     [
         ("pickle_os_system", "calls os.system", ["os.system"], call("os", "system", ECHO)),

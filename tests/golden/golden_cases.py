@@ -151,6 +151,7 @@ def eps_cases():
         {**LARGE, "layer_norm_eps": 1e-3},
         conv_norm_scale=0.3,
         norm_scale=0.3,
+        head_gain=2.5,
     )
     yield Case(
         "eps_group_norm",
@@ -166,8 +167,8 @@ def eps_cases():
     )
 
 
-def shapes():
-    """Positional convolutions, convolution stacks and sizes."""
+def positions():
+    """Positional convolutions."""
     yield Case(
         "pos_odd", "odd positional kernel: no frame is dropped", {**SMALL, "num_conv_pos_embeddings": 15}
     )
@@ -185,6 +186,10 @@ def shapes():
     yield Case(
         "pos_long", "positional kernel 128, longer than every clip", {**SMALL, "num_conv_pos_embeddings": 128}
     )
+
+
+def shapes():
+    """Sizes, and stacks of convolutions."""
     yield Case(
         "odd_sizes",
         "sizes that are no multiple of anything: 3 heads of 7, 50, conv 18, 3 groups",
@@ -198,6 +203,20 @@ def shapes():
             "num_conv_pos_embeddings": 9,
             "classifier_proj_size": 7,
         },
+    )
+    yield Case(
+        "sizes_real",
+        "heads of 64 and a positional kernel of 128, as in the published models; BF16 to keep the file small",
+        {
+            **LARGE,
+            "num_hidden_layers": 1,
+            "hidden_size": 128,
+            "num_attention_heads": 2,
+            "intermediate_size": 192,
+            "conv_dim": [48] * 7,
+            "num_conv_pos_embeddings": 128,
+        },
+        dtype=BF16,
     )
     yield Case("heads_1", "one attention head", {**SMALL, "num_attention_heads": 1})
     yield Case("layers_5", "five layers", {**LARGE, "num_hidden_layers": 5, "hidden_size": 16})
@@ -280,6 +299,7 @@ def heads():
             head="speech",
             architecture=wrong,
             dense_gain=0.1 if mode == "sum" else 1,
+            head_gain=2.5 if mode == "sum" else 1.3,
         )
     yield Case("head_speech_hubert", "the same head over HuBERT", SMALL, "hubert", "speech_hubert")
     yield Case(
@@ -412,7 +432,7 @@ def inputs():
 
 
 def labels():
-    """Labels, and config.json as it is found in the wild."""
+    """Labels of all kinds."""
     same = {"config": TINY, "seed": "labels"}
     gone = {"id2label": Case.REMOVE, "label2id": Case.REMOVE}
     made = [f"LABEL_{i}" for i in range(4)]
@@ -464,6 +484,11 @@ def labels():
         labels=words,
         **same,
     )
+
+
+def configs():
+    """config.json as it is found in the wild."""
+    same = {"config": TINY, "seed": "labels"}
     yield Case(
         "multi_label",
         "problem_type multi_label_classification",
@@ -506,5 +531,18 @@ def labels():
 
 def all_cases():
     """Every case, in the order of the table."""
-    for group in (architectures, eps_cases, shapes, families, heads, spellings, containers, inputs, labels):
+    groups = (
+        architectures,
+        eps_cases,
+        positions,
+        shapes,
+        families,
+        heads,
+        spellings,
+        containers,
+        inputs,
+        labels,
+        configs,
+    )
+    for group in groups:
         yield from group()
