@@ -158,7 +158,9 @@ def randomise(model, case):
     """Fills every parameter and buffer from the case's seed and the tensor's own name."""
     with torch.no_grad():
         for name, p in list(model.named_parameters()) + list(model.named_buffers()):
-            g = torch.Generator().manual_seed(zlib.crc32(f"{case.seed}/{name.split('.', 1)[-1]}".encode()))
+            # Without what stands before the first dot, so that a prefix changes nothing; but age is not gender.
+            own = name if name.startswith(("age", "gender")) else name.split(".", 1)[-1]
+            g = torch.Generator().manual_seed(zlib.crc32(f"{case.seed}/{own}".encode()))
             p.copy_(randomise_tensor(name, p, g, case))
 
 
