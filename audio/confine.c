@@ -30,7 +30,8 @@
 
 /* ---- Landlock ---- */
 
-/* The kernel's structure with all fields up to ABI 6; older kernels take it when what they do not know is zero. */
+/* The kernel's structure with all fields up to ABI 6; older kernels take it when what they do not know is
+ * zero. */
 struct ruleset_attributes {
     uint64_t handled_access_fs, handled_access_net, scoped;
 };
@@ -40,8 +41,8 @@ enum {
     LANDLOCK_FS_REFER_ABI2 = 1 << 13,
     LANDLOCK_FS_TRUNCATE_ABI3 = 1 << 14,
     LANDLOCK_FS_IOCTL_DEV_ABI5 = 1 << 15,
-    LANDLOCK_NET_TCP_ABI4 = 3,         /* bind, connect */
-    LANDLOCK_SCOPE_ALL_ABI6 = 3,       /* abstract UNIX sockets, signals */
+    LANDLOCK_NET_TCP_ABI4 = 3,   /* bind, connect */
+    LANDLOCK_SCOPE_ALL_ABI6 = 3, /* abstract UNIX sockets, signals */
 };
 
 static int landlock_open_ruleset(int *abi) {
@@ -74,9 +75,9 @@ static void landlock_allow(int ruleset, const char *path, uint64_t access) {
 }
 
 static int landlock_prepare(const char *program, int *abi) {
-    static const char *const libraries[] = {"/lib",           "/lib32",           "/lib64",     "/usr/lib",
-                                            "/usr/lib64",     "/usr/local/lib",   "/nix/store", "/gnu/store",
-                                            "/usr/local/lib64"};
+    static const char *const libraries[] = {"/lib",       "/lib32",     "/lib64",
+                                            "/usr/lib",   "/usr/lib64", "/usr/local/lib",
+                                            "/nix/store", "/gnu/store", "/usr/local/lib64"};
     int ruleset = landlock_open_ruleset(abi);
     if (ruleset < 0)
         return -1;
@@ -95,55 +96,116 @@ static int landlock_prepare(const char *program, int *abi) {
 
 /* ---- seccomp ---- */
 
-/* What a decoder, the dynamic loader and the C library need. Everything that is neither here nor below fails with
- * ENOSYS, as in an older kernel, which libraries know how to live with. */
-static const int calls_allowed[] = {
-    SCMP_SYS(access),       SCMP_SYS(arch_prctl),       SCMP_SYS(brk),
-    SCMP_SYS(clock_getres), SCMP_SYS(clock_gettime),    SCMP_SYS(clock_nanosleep),
-    SCMP_SYS(close),        SCMP_SYS(dup),              SCMP_SYS(dup2),
-    SCMP_SYS(dup3),         SCMP_SYS(exit),             SCMP_SYS(exit_group),
-    SCMP_SYS(faccessat),    SCMP_SYS(faccessat2),       SCMP_SYS(fadvise64),
-    SCMP_SYS(fstat),        SCMP_SYS(fstatfs),          SCMP_SYS(futex),
-    SCMP_SYS(getcwd),       SCMP_SYS(getdents64),       SCMP_SYS(getegid),
-    SCMP_SYS(geteuid),      SCMP_SYS(getgid),           SCMP_SYS(getpid),
-    SCMP_SYS(getppid),      SCMP_SYS(getrandom),        SCMP_SYS(getrlimit),
-    SCMP_SYS(getrusage),    SCMP_SYS(gettid),           SCMP_SYS(gettimeofday),
-    SCMP_SYS(getuid),       SCMP_SYS(get_robust_list),  SCMP_SYS(lseek),
-    SCMP_SYS(lstat),        SCMP_SYS(madvise),          SCMP_SYS(membarrier),
-    SCMP_SYS(mremap),       SCMP_SYS(munmap),           SCMP_SYS(nanosleep),
-    SCMP_SYS(newfstatat),   SCMP_SYS(poll),             SCMP_SYS(ppoll),
-    SCMP_SYS(pread64),      SCMP_SYS(preadv),           SCMP_SYS(pselect6),
-    SCMP_SYS(read),         SCMP_SYS(readlink),         SCMP_SYS(readlinkat),
-    SCMP_SYS(readv),        SCMP_SYS(restart_syscall),  SCMP_SYS(rseq),
-    SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask),   SCMP_SYS(rt_sigreturn),
-    SCMP_SYS(select),       SCMP_SYS(set_robust_list),  SCMP_SYS(set_tid_address),
-    SCMP_SYS(sched_getattr), SCMP_SYS(sched_getaffinity), SCMP_SYS(sched_getparam),
-    SCMP_SYS(sched_getscheduler), SCMP_SYS(sched_yield), SCMP_SYS(sigaltstack),
-    SCMP_SYS(stat),         SCMP_SYS(statfs),           SCMP_SYS(statx),
-    SCMP_SYS(sysinfo),      SCMP_SYS(time),             SCMP_SYS(times),
-    SCMP_SYS(uname),        SCMP_SYS(write),            SCMP_SYS(writev),
-};
+/* What a decoder, the dynamic loader and the C library need. Everything that is neither here nor below fails
+ * with ENOSYS, as in an older kernel, which libraries know how to live with. */
+static const int calls_allowed[] = {SCMP_SYS(access),
+                                    SCMP_SYS(arch_prctl),
+                                    SCMP_SYS(brk),
+                                    SCMP_SYS(clock_getres),
+                                    SCMP_SYS(clock_gettime),
+                                    SCMP_SYS(clock_nanosleep),
+                                    SCMP_SYS(close),
+                                    SCMP_SYS(dup),
+                                    SCMP_SYS(dup2),
+                                    SCMP_SYS(dup3),
+                                    SCMP_SYS(exit),
+                                    SCMP_SYS(exit_group),
+                                    SCMP_SYS(faccessat),
+                                    SCMP_SYS(faccessat2),
+                                    SCMP_SYS(fadvise64),
+                                    SCMP_SYS(fstat),
+                                    SCMP_SYS(fstatfs),
+                                    SCMP_SYS(futex),
+                                    SCMP_SYS(getcwd),
+                                    SCMP_SYS(getdents64),
+                                    SCMP_SYS(getegid),
+                                    SCMP_SYS(geteuid),
+                                    SCMP_SYS(getgid),
+                                    SCMP_SYS(getpid),
+                                    SCMP_SYS(getppid),
+                                    SCMP_SYS(getrandom),
+                                    SCMP_SYS(getrlimit),
+                                    SCMP_SYS(getrusage),
+                                    SCMP_SYS(gettid),
+                                    SCMP_SYS(gettimeofday),
+                                    SCMP_SYS(getuid),
+                                    SCMP_SYS(get_robust_list),
+                                    SCMP_SYS(lseek),
+                                    SCMP_SYS(lstat),
+                                    SCMP_SYS(madvise),
+                                    SCMP_SYS(membarrier),
+                                    SCMP_SYS(mremap),
+                                    SCMP_SYS(munmap),
+                                    SCMP_SYS(nanosleep),
+                                    SCMP_SYS(newfstatat),
+                                    SCMP_SYS(poll),
+                                    SCMP_SYS(ppoll),
+                                    SCMP_SYS(pread64),
+                                    SCMP_SYS(preadv),
+                                    SCMP_SYS(pselect6),
+                                    SCMP_SYS(read),
+                                    SCMP_SYS(readlink),
+                                    SCMP_SYS(readlinkat),
+                                    SCMP_SYS(readv),
+                                    SCMP_SYS(restart_syscall),
+                                    SCMP_SYS(rseq),
+                                    SCMP_SYS(rt_sigaction),
+                                    SCMP_SYS(rt_sigprocmask),
+                                    SCMP_SYS(rt_sigreturn),
+                                    SCMP_SYS(select),
+                                    SCMP_SYS(set_robust_list),
+                                    SCMP_SYS(set_tid_address),
+                                    SCMP_SYS(sched_getattr),
+                                    SCMP_SYS(sched_getaffinity),
+                                    SCMP_SYS(sched_getparam),
+                                    SCMP_SYS(sched_getscheduler),
+                                    SCMP_SYS(sched_yield),
+                                    SCMP_SYS(sigaltstack),
+                                    SCMP_SYS(stat),
+                                    SCMP_SYS(statfs),
+                                    SCMP_SYS(statx),
+                                    SCMP_SYS(sysinfo),
+                                    SCMP_SYS(time),
+                                    SCMP_SYS(times),
+                                    SCMP_SYS(uname),
+                                    SCMP_SYS(write),
+                                    SCMP_SYS(writev)};
 
 /* Things programs try in good faith: refused with EPERM. */
 static const int calls_refused[] = {
-    SCMP_SYS(accept),   SCMP_SYS(accept4),    SCMP_SYS(bind),     SCMP_SYS(connect),  SCMP_SYS(execveat),
-    SCMP_SYS(fork),     SCMP_SYS(kill),       SCMP_SYS(link),     SCMP_SYS(linkat),   SCMP_SYS(listen),
-    SCMP_SYS(mkdir),    SCMP_SYS(mkdirat),    SCMP_SYS(recvfrom), SCMP_SYS(recvmsg),  SCMP_SYS(rename),
-    SCMP_SYS(renameat), SCMP_SYS(renameat2),  SCMP_SYS(sendmsg),  SCMP_SYS(sendto),   SCMP_SYS(setsockopt),
+    SCMP_SYS(accept),   SCMP_SYS(accept4),    SCMP_SYS(bind),     SCMP_SYS(connect),   SCMP_SYS(execveat),
+    SCMP_SYS(fork),     SCMP_SYS(kill),       SCMP_SYS(link),     SCMP_SYS(linkat),    SCMP_SYS(listen),
+    SCMP_SYS(mkdir),    SCMP_SYS(mkdirat),    SCMP_SYS(recvfrom), SCMP_SYS(recvmsg),   SCMP_SYS(rename),
+    SCMP_SYS(renameat), SCMP_SYS(renameat2),  SCMP_SYS(sendmsg),  SCMP_SYS(sendto),    SCMP_SYS(setsockopt),
     SCMP_SYS(socket),   SCMP_SYS(socketpair), SCMP_SYS(symlink),  SCMP_SYS(symlinkat), SCMP_SYS(tgkill),
-    SCMP_SYS(tkill),    SCMP_SYS(unlink),     SCMP_SYS(unlinkat), SCMP_SYS(vfork),
-};
+    SCMP_SYS(tkill),    SCMP_SYS(unlink),     SCMP_SYS(unlinkat), SCMP_SYS(vfork)};
 
 /* Things no decoder tries unless it has been taken over: the process ends. */
-static const int calls_fatal[] = {
-    SCMP_SYS(add_key),           SCMP_SYS(bpf),           SCMP_SYS(chroot),            SCMP_SYS(delete_module),
-    SCMP_SYS(finit_module),      SCMP_SYS(init_module),   SCMP_SYS(io_uring_enter),    SCMP_SYS(io_uring_register),
-    SCMP_SYS(io_uring_setup),    SCMP_SYS(kexec_load),    SCMP_SYS(keyctl),            SCMP_SYS(mount),
-    SCMP_SYS(open_by_handle_at), SCMP_SYS(pivot_root),    SCMP_SYS(perf_event_open),   SCMP_SYS(process_vm_readv),
-    SCMP_SYS(process_vm_writev), SCMP_SYS(ptrace),        SCMP_SYS(reboot),            SCMP_SYS(request_key),
-    SCMP_SYS(setns),             SCMP_SYS(swapon),        SCMP_SYS(umount2),           SCMP_SYS(unshare),
-    SCMP_SYS(userfaultfd),
-};
+static const int calls_fatal[] = {SCMP_SYS(add_key),
+                                  SCMP_SYS(bpf),
+                                  SCMP_SYS(chroot),
+                                  SCMP_SYS(delete_module),
+                                  SCMP_SYS(finit_module),
+                                  SCMP_SYS(init_module),
+                                  SCMP_SYS(io_uring_enter),
+                                  SCMP_SYS(io_uring_register),
+                                  SCMP_SYS(io_uring_setup),
+                                  SCMP_SYS(kexec_load),
+                                  SCMP_SYS(keyctl),
+                                  SCMP_SYS(mount),
+                                  SCMP_SYS(open_by_handle_at),
+                                  SCMP_SYS(pivot_root),
+                                  SCMP_SYS(perf_event_open),
+                                  SCMP_SYS(process_vm_readv),
+                                  SCMP_SYS(process_vm_writev),
+                                  SCMP_SYS(ptrace),
+                                  SCMP_SYS(reboot),
+                                  SCMP_SYS(request_key),
+                                  SCMP_SYS(setns),
+                                  SCMP_SYS(swapon),
+                                  SCMP_SYS(umount2),
+                                  SCMP_SYS(unshare),
+                                  SCMP_SYS(userfaultfd)};
 
 /* A call that this processor lacks is no failure: its rule cannot be needed. */
 static bool filter_add(scmp_filter_ctx filter, uint32_t action, const int *calls, size_t count) {
@@ -154,7 +216,8 @@ static bool filter_add(scmp_filter_ctx filter, uint32_t action, const int *calls
 }
 
 /* Allows `call` when argument `index` is `value` under `mask`. */
-static bool filter_allow_masked(scmp_filter_ctx filter, int call, unsigned index, uint64_t mask, uint64_t value) {
+static bool filter_allow_masked(scmp_filter_ctx filter, int call, unsigned index, uint64_t mask,
+                                uint64_t value) {
     struct scmp_arg_cmp compare = SCMP_CMP(index, SCMP_CMP_MASKED_EQ, mask, value);
     return call < 0 || seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, call, 1, &compare) == 0;
 }
@@ -189,7 +252,8 @@ static bool filter_add_forms(scmp_filter_ctx filter, const char *program) {
            seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 2, own_limits) == 0;
 }
 
-/* libseccomp's own loader would allocate in the child; so the program is exported here and installed there by hand. */
+/* libseccomp's own loader would allocate in the child; so the program is exported here and installed there by
+ * hand. */
 static bool filter_export(scmp_filter_ctx filter, struct confinement *c) {
     bool done = false;
     int fd = memfd_create("filter", MFD_CLOEXEC);
@@ -197,7 +261,8 @@ static bool filter_export(scmp_filter_ctx filter, struct confinement *c) {
         return false;
     off_t bytes = seccomp_export_bpf(filter, fd) == 0 ? lseek(fd, 0, SEEK_END) : -1;
     if (bytes > 0 && bytes % (off_t)sizeof(struct sock_filter) == 0 &&
-        bytes / (off_t)sizeof(struct sock_filter) <= BPF_MAXINSNS && (c->filter = malloc((size_t)bytes)) != NULL) {
+        bytes / (off_t)sizeof(struct sock_filter) <= BPF_MAXINSNS &&
+        (c->filter = malloc((size_t)bytes)) != NULL) {
         done = pread(fd, c->filter, (size_t)bytes, 0) == (ssize_t)bytes;
         c->filter_length = done ? (unsigned short)((size_t)bytes / sizeof(struct sock_filter)) : 0;
     }
@@ -205,30 +270,37 @@ static bool filter_export(scmp_filter_ctx filter, struct confinement *c) {
     return done;
 }
 
-static void filter_prepare(struct confinement *c) {
+/* False only when the kernel has seccomp and the filter cannot be made. */
+static bool filter_prepare(struct confinement *c) {
     uint32_t action = SECCOMP_RET_KILL_PROCESS;
     if (syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) != 0)
-        return;
+        return true;
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
     if (filter == NULL)
-        return;
-    bool made = seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS) == 0 &&
-                filter_add(filter, SCMP_ACT_ALLOW, calls_allowed, sizeof calls_allowed / sizeof *calls_allowed) &&
-                filter_add(filter, SCMP_ACT_ERRNO(EPERM), calls_refused,
-                           sizeof calls_refused / sizeof *calls_refused) &&
-                filter_add(filter, SCMP_ACT_KILL_PROCESS, calls_fatal, sizeof calls_fatal / sizeof *calls_fatal) &&
-                filter_add_forms(filter, c->program);
-    if (made)
-        filter_export(filter, c);
+        return false;
+    bool made =
+        seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS) == 0 &&
+        filter_add(filter, SCMP_ACT_ALLOW, calls_allowed, sizeof calls_allowed / sizeof *calls_allowed) &&
+        filter_add(filter, SCMP_ACT_ERRNO(EPERM), calls_refused,
+                   sizeof calls_refused / sizeof *calls_refused) &&
+        filter_add(filter, SCMP_ACT_KILL_PROCESS, calls_fatal, sizeof calls_fatal / sizeof *calls_fatal) &&
+        filter_add_forms(filter, c->program) && filter_export(filter, c);
     seccomp_release(filter);
+    return made;
 }
 
 /* ---- in and out ---- */
 
-void confine_prepare(struct confinement *c, const char *program, unsigned cpu_s_max) {
-    *c = (struct confinement){.program = program, .parent = getpid(), .landlock_fd = -1, .cpu_s_max = cpu_s_max};
+int confine_prepare(struct confinement *c, const char *program, unsigned cpu_s_max, struct status *st) {
+    *c = (struct confinement){
+        .program = program, .parent = getpid(), .landlock_fd = -1, .cpu_s_max = cpu_s_max};
+    if (!filter_prepare(c)) {
+        confine_free(c);
+        return status_set(st, STATUS_RESOURCE_EXHAUSTED,
+                          "ffmpeg cannot be confined: no memory for its filter");
+    }
     c->landlock_fd = landlock_prepare(program, &c->landlock_abi);
-    filter_prepare(c);
+    return 0;
 }
 
 void confine_free(struct confinement *c) {
@@ -252,7 +324,8 @@ static bool enter_rlimit(int resource, rlim_t most) {
     return setrlimit((__rlimit_resource_t)resource, &limit) == 0;
 }
 
-/* The number of processes is not limited here, as it is counted for all of the caller's; seccomp allows none. */
+/* The number of processes is not limited here, as it is counted for all of the caller's; seccomp allows none.
+ */
 static bool enter_rlimits(const struct confinement *c) {
     bool held = enter_rlimit(RLIMIT_CPU, c->cpu_s_max);
     held &= enter_rlimit(RLIMIT_AS, CONFINE_ADDRESS_BYTES_MAX);
@@ -287,6 +360,15 @@ unsigned confine_enter(const struct confinement *c) {
     if (c->filter_length > 0 && syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0)
         held |= CONFINE_SECCOMP;
     return held;
+}
+
+bool confine_holds(const struct confinement *c, unsigned parts) {
+    unsigned wanted = CONFINE_RLIMITS | CONFINE_NO_NEW_PRIVS;
+    if (c->landlock_fd >= 0)
+        wanted |= CONFINE_LANDLOCK;
+    if (c->filter_length > 0)
+        wanted |= CONFINE_SECCOMP;
+    return (parts & wanted) == wanted;
 }
 
 const char *confine_describe(char *text, size_t bytes, unsigned parts, int landlock_abi) {

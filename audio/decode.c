@@ -56,14 +56,16 @@ static const char *decode_name_container(const unsigned char *data, size_t bytes
     return NULL;
 }
 
-/* Why neither decoder gave a sample. When ffmpeg did not run, `why` comes in saying why not. Sets `why`; returns -1. */
-static int decode_refuse(const struct audio_attempt *a, const struct audio_attempt *b, bool ran, const void *data,
-                         size_t bytes, struct status *why) {
+/* Why neither decoder gave a sample. When ffmpeg did not run, `why` comes in saying why not. Sets `why`;
+ * returns -1. */
+static int decode_refuse(const struct audio_attempt *a, const struct audio_attempt *b, bool ran,
+                         const void *data, size_t bytes, struct status *why) {
     if (a->empty || b->empty)
-        return status_set(why, STATUS_INVALID_ARGUMENT, "there is no audio in it: %s", b->empty ? b->why : a->why);
+        return status_set(why, STATUS_INVALID_ARGUMENT, "there is no audio in it: %s",
+                          b->empty ? b->why : a->why);
     if (ran)
-        return status_set(why, STATUS_INVALID_ARGUMENT, "the audio cannot be decoded: libsndfile: %s; ffmpeg: %s",
-                          a->why, b->why);
+        return status_set(why, STATUS_INVALID_ARGUMENT,
+                          "the audio cannot be decoded: libsndfile: %s; ffmpeg: %s", a->why, b->why);
     if (why->code != STATUS_UNAVAILABLE)
         return -1;
     const char *name = decode_name_container(data, bytes);
@@ -72,11 +74,12 @@ static int decode_refuse(const struct audio_attempt *a, const struct audio_attem
     /* Most likely no audio at all, which trying again elsewhere would not change. */
     char without[AUDIO_ATTEMPT_WHY_BYTES];
     snprintf(without, sizeof without, "%.*s", (int)sizeof without - 1, why->message);
-    return status_set(why, STATUS_INVALID_ARGUMENT, "the audio cannot be decoded: libsndfile: %s; ffmpeg: %s", a->why,
-                      without);
+    return status_set(why, STATUS_INVALID_ARGUMENT, "the audio cannot be decoded: libsndfile: %s; ffmpeg: %s",
+                      a->why, without);
 }
 
-/* Both tried. ffmpeg knows more formats and their details, so its result is used unless it lost a good part. */
+/* Both tried. ffmpeg knows more formats and their details, so its result is used unless it lost a good part.
+ */
 static bool decode_prefers_ffmpeg(const struct audio_attempt *a, const struct audio_attempt *b) {
     return b->sink.frames > 0 && audio_sink_duration_s(&b->sink) >= 0.9 * audio_sink_duration_s(&a->sink);
 }
@@ -117,8 +120,9 @@ static int decode_file(struct audio_clip *clip, const void *data, size_t bytes, 
     return result;
 }
 
-static int decode_raw(struct audio_clip *clip, const void *data, size_t bytes, const struct audio_format *format,
-                      int rate_hz, const struct audio_limits *limits, struct status *st) {
+static int decode_raw(struct audio_clip *clip, const void *data, size_t bytes,
+                      const struct audio_format *format, int rate_hz, const struct audio_limits *limits,
+                      struct status *st) {
     struct audio_sink sink = {0};
     int result = raw_decode(&sink, data, bytes, format, rate_hz, limits, st);
     if (result == 0)
@@ -133,8 +137,8 @@ int audio_decode(struct audio_clip *clip, const void *data, size_t bytes, const 
     if (bytes == 0 || data == NULL)
         return status_set(st, STATUS_INVALID_ARGUMENT, "there is no audio in it: it has 0 bytes");
     if (bytes > limits->bytes_max)
-        return status_set(st, STATUS_RESOURCE_EXHAUSTED, "the audio has %zu bytes; max-file-bytes is %zu", bytes,
-                          limits->bytes_max);
+        return status_set(st, STATUS_RESOURCE_EXHAUSTED, "the audio has %zu bytes; max-file-bytes is %zu",
+                          bytes, limits->bytes_max);
     if (format->encoding == AUDIO_FILE)
         return decode_file(clip, data, bytes, rate_hz, limits, st);
     return decode_raw(clip, data, bytes, format, rate_hz, limits, st);

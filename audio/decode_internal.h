@@ -17,14 +17,14 @@ enum {
     AUDIO_ATTEMPT_WHY_BYTES = 200,
 };
 
-/* A small file can hold silence of many channels at a high rate, which max-duration alone would let through for minutes
- * of work. So decoded values over all channels are limited too: for each second of max-duration as many as six channels
- * at 48 kHz have, and never fewer than the minimum. */
+/* A small file can hold silence of many channels at a high rate, which max-duration alone would let through
+ * for minutes of work. So decoded values over all channels are limited too: for each second of max-duration
+ * as many as six channels at 48 kHz have, and never fewer than the minimum. */
 #define AUDIO_WORK_VALUES_PER_S_MAX (6 * 48000)
-#define AUDIO_WORK_VALUES_MIN ((int64_t)1 << 26)
+#define AUDIO_WORK_VALUES_MIN       ((int64_t)1 << 26)
 
-/* sink: takes interleaved frames as a decoder produces them, mixes them down, checks and counts them, resamples them
- * and keeps only the result. All zero is a valid sink that was never opened. */
+/* sink: takes interleaved frames as a decoder produces them, mixes them down, checks and counts them,
+ * resamples them and keeps only the result. All zero is a valid sink that was never opened. */
 struct audio_sink {
     struct resampler *resampler; /* NULL until opened */
     float *samples;              /* the result so far */
@@ -38,7 +38,8 @@ struct audio_sink {
 /* Rate and channels are the file's own claim. Errors: INVALID_ARGUMENT (out of range), RESOURCE_EXHAUSTED. */
 int audio_sink_open(struct audio_sink *s, int64_t from_hz, int64_t channels, int to_hz,
                     const struct audio_limits *limits, struct status *st);
-/* Errors: INVALID_ARGUMENT (a value that is not finite: which), RESOURCE_EXHAUSTED (the limit by name; memory). */
+/* Errors: INVALID_ARGUMENT (a value that is not finite: which), RESOURCE_EXHAUSTED (the limit by name;
+ * memory). */
 int audio_sink_put(struct audio_sink *s, const float *interleaved, size_t frames, struct status *st);
 /* The end of the source; nothing may be put afterwards. */
 int audio_sink_finish(struct audio_sink *s, struct status *st);
@@ -56,11 +57,12 @@ struct audio_attempt {
     char why[AUDIO_ATTEMPT_WHY_BYTES]; /* when not whole: what it said; printable ASCII */
 };
 
-/* Each returns 0 when it could make its attempt, however little came of it, and -1 for what ends the whole decoding:
- * a limit, memory, a value that is not finite; for ffmpeg also UNAVAILABLE and DEADLINE_EXCEEDED. */
+/* Each returns 0 when it could make its attempt, however little came of it, and -1 for what ends the whole
+ * decoding: a limit, memory, a value that is not finite; for ffmpeg also UNAVAILABLE and DEADLINE_EXCEEDED.
+ */
 int sndfile_decode(struct audio_attempt *a, const void *data, size_t bytes, int rate_hz,
                    const struct audio_limits *limits, struct status *st);
-int raw_decode(struct audio_sink *s, const void *data, size_t bytes, const struct audio_format *format, int rate_hz,
-               const struct audio_limits *limits, struct status *st);
+int raw_decode(struct audio_sink *s, const void *data, size_t bytes, const struct audio_format *format,
+               int rate_hz, const struct audio_limits *limits, struct status *st);
 
 #endif

@@ -49,26 +49,28 @@ struct child {
 /* The samples as the child writes them: Sun's AU format, whose header is 24 bytes of big-endian numbers. */
 struct au_stream {
     unsigned char bytes[CHILD_READ_BYTES + CHILD_FRAME_BYTES_MAX];
-    size_t held;  /* bytes that wait for the rest of a header or frame */
-    size_t skip;  /* bytes of annotation still to pass over */
+    size_t held; /* bytes that wait for the rest of a header or frame */
+    size_t skip; /* bytes of annotation still to pass over */
     bool opened, broken;
     float values[(CHILD_READ_BYTES + CHILD_FRAME_BYTES_MAX) / 4];
 };
 
-/* Demuxers of files that carry sound. Lists of other files (HLS, DASH, concat), devices, subtitles and pictures are
- * not among them. */
-static const char formats[] =
-    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,gsm,iff,ircam,latm,loas,matroska,"
-    "mlp,mov,mp4,mp3,mpc,mpc8,mpeg,mpegts,mxf,nistsphere,nut,ogg,oma,qcp,rm,sox,tak,truehd,tta,voc,w64,wav,wsd,wv,"
-    "xwma";
+/* Demuxers of files that carry sound. Lists of other files (HLS, DASH, concat), devices, subtitles and
+ * pictures are not among them. */
+static const char formats[] = "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,"
+                              "gsm,iff,ircam,latm,loas,matroska,"
+                              "mlp,mov,mp4,mp3,mpc,mpc8,mpeg,mpegts,mxf,nistsphere,nut,ogg,oma,qcp,rm,sox,"
+                              "tak,truehd,tta,voc,w64,wav,wsd,wv,"
+                              "xwma";
 
 /* ---- finding the program ---- */
 
 static int ffmpeg_refuse_missing(const char *name, struct status *st) {
-    return status_set(st, STATUS_UNAVAILABLE,
-                      "there is no program \"%.100s\": install ffmpeg (for example: apt install ffmpeg) or point "
-                      "FFMPEG_BIN to it",
-                      name);
+    return status_set(
+        st, STATUS_UNAVAILABLE,
+        "there is no program \"%.100s\": install ffmpeg (for example: apt install ffmpeg) or point "
+        "FFMPEG_BIN to it",
+        name);
 }
 
 /* `path` takes PATH_MAX bytes. */
@@ -120,19 +122,21 @@ static int fd_open_pipe(int ends[2]) {
     return ends[0] >= 0 && ends[1] >= 0 ? 0 : -1;
 }
 
-/* The input as a file in memory that nobody can change any more. A pipe would not do: an MP4 file may have its table of
- * contents at its end. */
+/* The input as a file in memory that nobody can change any more. A pipe would not do: an MP4 file may have
+ * its table of contents at its end. */
 static int fd_open_input(const void *data, size_t bytes, struct status *st) {
     int fd = fd_raise(memfd_create("audio", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (fd < 0)
-        return status_set(st, STATUS_RESOURCE_EXHAUSTED, "no file in memory for the audio: %s", strerror(errno));
+        return status_set(st, STATUS_RESOURCE_EXHAUSTED, "no file in memory for the audio: %s",
+                          strerror(errno));
     const char *p = data;
     while (bytes > 0) {
         ssize_t n = write(fd, p, bytes);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0) {
-            status_set(st, STATUS_RESOURCE_EXHAUSTED, "no memory for a copy of the audio: %s", strerror(errno));
+            status_set(st, STATUS_RESOURCE_EXHAUSTED, "no memory for a copy of the audio: %s",
+                       strerror(errno));
             close(fd);
             return -1;
         }
@@ -198,11 +202,11 @@ static _Noreturn void child_run(const struct child_setup *s) {
     }
     child_close_from(confinement.landlock_fd >= 0 ? CHILD_FD_LANDLOCK + 1 : CHILD_FD_REPORT + 1);
     child_reset_signals();
-    if (ready) {
-        confine_enter(&confinement);
+    int error = EPERM; /* of what was to confine it */
+    if (ready && confine_holds(&confinement, confine_enter(&confinement))) {
         execve(s->program, s->arguments, s->environment);
+        error = errno;
     }
-    int error = errno;
     ssize_t ignored = write(CHILD_FD_REPORT, &error, sizeof error);
     (void)ignored;
     _exit(127);
@@ -228,14 +232,43 @@ static int child_start(struct child *c, const char *program, int input, const st
                        const struct audio_limits *limits, struct status *st) {
     char seconds[32];
     /* One second more than allowed, so that too long a file is noticed and refused instead of cut. */
-    snprintf(seconds, sizeof seconds, "%.0f", limits->duration_s_max + 1.0);
-    const char *arguments[] = {
-        "ffmpeg",   "-nostdin", "-hide_banner",     "-nostats", "-loglevel",    "error",       "-protocol_whitelist",
-        "file",     "-format_whitelist", formats,   "-threads", "1",            "-i",          "file:/proc/self/fd/0",
-        "-map",     "0:a:0",    "-vn",              "-sn",      "-dn",          "-map_metadata", "-1",
-        "-map_chapters", "-1",  "-filter_threads",  "1",        "-t",           seconds,       "-threads",
-        "1",        "-c:a",     "pcm_f32be",        "-f",       "au",           "pipe:1",      NULL,
-    };
+    snprintf(seconds, sizeof seconds, "%.0f",
+             (limits->duration_s_max < 1e9 ? limits->duration_s_max : 1e9) + 1.0);
+    const char *arguments[] = {"ffmpeg",
+                               "-nostdin",
+                               "-hide_banner",
+                               "-nostats",
+                               "-loglevel",
+                               "error",
+                               "-protocol_whitelist",
+                               "file",
+                               "-format_whitelist",
+                               formats,
+                               "-threads",
+                               "1",
+                               "-i",
+                               "file:/proc/self/fd/0",
+                               "-map",
+                               "0:a:0",
+                               "-vn",
+                               "-sn",
+                               "-dn",
+                               "-map_metadata",
+                               "-1",
+                               "-map_chapters",
+                               "-1",
+                               "-filter_threads",
+                               "1",
+                               "-t",
+                               seconds,
+                               "-threads",
+                               "1",
+                               "-c:a",
+                               "pcm_f32be",
+                               "-f",
+                               "au",
+                               "pipe:1",
+                               NULL};
     const char *environment[] = {"PATH=/usr/bin:/bin", "LANG=C", "LC_ALL=C", NULL};
     int out[2] = {-1, -1}, messages[2] = {-1, -1}, report[2] = {-1, -1}, result = -1;
     if (fd_open_pipe(out) != 0 || fd_open_pipe(messages) != 0 || fd_open_pipe(report) != 0) {
@@ -277,7 +310,8 @@ static bool child_reap(struct child *c, int options) {
         } else if (pid == 0) {
             return false;
         } else if (errno != EINTR) {
-            c->reaped = true; /* somebody else in this process waits for every child: it is gone, how is unknown */
+            c->reaped =
+                true; /* somebody else in this process waits for every child: it is gone, how is unknown */
         }
     }
     return true;
@@ -319,8 +353,8 @@ static uint32_t read_u32(const unsigned char *p) {
     return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | (uint32_t)p[3];
 }
 
-static int au_open(struct au_stream *au, struct audio_attempt *a, int rate_hz, const struct audio_limits *limits,
-                   struct status *st) {
+static int au_open(struct au_stream *au, struct audio_attempt *a, int rate_hz,
+                   const struct audio_limits *limits, struct status *st) {
     const unsigned char *p = au->bytes;
     uint32_t offset = read_u32(p + 4);
     if (memcmp(p, ".snd", 4) != 0 || offset < AU_HEADER_BYTES || offset > AU_OFFSET_MAX ||
@@ -334,8 +368,8 @@ static int au_open(struct au_stream *au, struct audio_attempt *a, int rate_hz, c
 }
 
 /* Takes `held` bytes, of which the last came just now; what is not used stays for the next time. */
-static int au_take(struct au_stream *au, struct audio_attempt *a, int rate_hz, const struct audio_limits *limits,
-                   struct status *st) {
+static int au_take(struct au_stream *au, struct audio_attempt *a, int rate_hz,
+                   const struct audio_limits *limits, struct status *st) {
     size_t used = 0;
     if (!au->opened) {
         if (au->held < AU_HEADER_BYTES)
@@ -380,10 +414,11 @@ static int child_pump(struct child *c, struct au_stream *au, struct audio_attemp
     while (c->out >= 0 || c->messages >= 0) {
         int64_t left_ns = c->deadline_ns - clock_now_ns();
         if (left_ns <= 0)
-            return status_set(st, STATUS_DEADLINE_EXCEEDED, "ffmpeg took longer than decode-ms-max, which is %d ms",
-                              limits->decode_ms_max);
+            return status_set(st, STATUS_DEADLINE_EXCEEDED,
+                              "ffmpeg took longer than decode-ms-max, which is %d ms", limits->decode_ms_max);
         struct pollfd polled[2] = {{.fd = c->out, .events = POLLIN}, {.fd = c->messages, .events = POLLIN}};
-        if (poll(polled, 2, (int)(left_ns / 1000000) + 1) < 0 && errno != EINTR)
+        int wait_ms = left_ns < 1000000000 ? (int)(left_ns / 1000000) + 1 : 1000;
+        if (poll(polled, 2, wait_ms) < 0 && errno != EINTR)
             return status_set(st, STATUS_INTERNAL, "waiting for ffmpeg failed: %s", strerror(errno));
         if (polled[0].revents != 0) {
             int more = child_read_samples(c, au, a, rate_hz, limits, st);
@@ -466,7 +501,8 @@ static int child_check_exec(struct child *c, const char *program, struct status 
     while (n < 0 && errno == EINTR);
     if (n != (ssize_t)sizeof error)
         return 0;
-    return status_set(st, STATUS_UNAVAILABLE, "ffmpeg (%.200s) cannot be started: %s", program, strerror(error));
+    return status_set(st, STATUS_UNAVAILABLE, "ffmpeg (%.200s) cannot be started: %s", program,
+                      strerror(error));
 }
 
 /* ---- the whole ---- */
@@ -479,12 +515,13 @@ int ffmpeg_decode(struct audio_attempt *a, const void *data, size_t bytes, int r
     struct au_stream *au = calloc(1, sizeof *au);
     if (au == NULL)
         return status_set_no_memory(st, sizeof *au, "decoding");
-    int result = -1;
-    struct confinement confinement;
-    confine_prepare(&confinement, program, (unsigned)limits->decode_ms_max / 1000 + 1);
-    confinement.landlock_fd = fd_raise(confinement.landlock_fd);
+    int result = -1, input = -1;
     struct child child = {.out = -1, .messages = -1, .report = -1};
-    int input = fd_open_input(data, bytes, st);
+    struct confinement confinement = {.landlock_fd = -1};
+    if (confine_prepare(&confinement, program, (unsigned)limits->decode_ms_max / 1000 + 1, st) != 0)
+        goto done;
+    confinement.landlock_fd = fd_raise(confinement.landlock_fd);
+    input = fd_open_input(data, bytes, st);
     if (input < 0)
         goto done;
     child.deadline_ns = clock_now_ns() + (int64_t)limits->decode_ms_max * 1000000;
@@ -505,7 +542,8 @@ done:
 
 const char *ffmpeg_describe_confinement(char *text, size_t bytes) {
     struct confinement confinement;
-    confine_prepare(&confinement, "/", 1);
+    if (confine_prepare(&confinement, "/", 1, NULL) != 0)
+        return confine_describe(text, bytes, 0, 0);
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);

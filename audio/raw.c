@@ -51,20 +51,22 @@ static void raw_convert(float *out, const unsigned char *p, size_t values, enum 
     }
 }
 
-int raw_decode(struct audio_sink *s, const void *data, size_t bytes, const struct audio_format *format, int rate_hz,
-               const struct audio_limits *limits, struct status *st) {
+int raw_decode(struct audio_sink *s, const void *data, size_t bytes, const struct audio_format *format,
+               int rate_hz, const struct audio_limits *limits, struct status *st) {
     size_t value_bytes = raw_value_bytes(format->encoding);
     if (value_bytes == 0)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "raw audio of an unknown encoding (%d)", (int)format->encoding);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "raw audio of an unknown encoding (%d)",
+                          (int)format->encoding);
     if (audio_sink_open(s, format->rate_hz, format->channels, rate_hz, limits, st) != 0)
         return -1;
-    size_t channels = (size_t)format->channels, frame_bytes = channels * value_bytes, frames = bytes / frame_bytes;
+    size_t channels = (size_t)format->channels, frame_bytes = channels * value_bytes,
+           frames = bytes / frame_bytes;
     if (bytes % frame_bytes != 0)
-        return status_set(st, STATUS_INVALID_ARGUMENT,
-                          "raw audio of %zu bytes ends within a frame: %zu bytes a frame (%d channels of %zu), and "
-                          "the last, at byte %zu, has only %zu",
-                          bytes, frame_bytes, format->channels, value_bytes, frames * frame_bytes,
-                          bytes % frame_bytes);
+        return status_set(
+            st, STATUS_INVALID_ARGUMENT,
+            "raw audio of %zu bytes ends within a frame: %zu bytes a frame (%d channels of %zu), and "
+            "the last, at byte %zu, has only %zu",
+            bytes, frame_bytes, format->channels, value_bytes, frames * frame_bytes, bytes % frame_bytes);
     float values[RAW_PIECE_VALUES];
     const unsigned char *p = data;
     size_t piece_max = RAW_PIECE_VALUES / channels;

@@ -23,7 +23,8 @@ static soxr_t soxr_open(int from_hz, int to_hz, soxr_error_t *error) {
     return soxr_create((double)from_hz, (double)to_hz, 1, error, &io, &quality, &runtime);
 }
 
-/* Some of libsoxr's engines set up tables shared by all resamplers in the first one, with no lock around that. */
+/* Some of libsoxr's engines set up tables shared by all resamplers in the first one, with no lock around
+ * that. */
 static void soxr_warm(void) {
     soxr_error_t error = NULL;
     soxr_t first = soxr_open(44100, 16000, &error);
@@ -53,8 +54,8 @@ int resampler_new(struct resampler **r, int from_hz, int to_hz, struct status *s
         made->soxr = soxr_open(from_hz, to_hz, &error);
         if (made->soxr == NULL) {
             free(made);
-            return status_set(st, STATUS_RESOURCE_EXHAUSTED, "cannot resample from %d Hz to %d Hz: %s", from_hz,
-                              to_hz, error != NULL ? error : "out of memory");
+            return status_set(st, STATUS_RESOURCE_EXHAUSTED, "cannot resample from %d Hz to %d Hz: %s",
+                              from_hz, to_hz, error != NULL ? error : "out of memory");
         }
     }
     *r = made;
@@ -72,7 +73,8 @@ void resampler_del(struct resampler *r) {
 size_t resampler_bound(const struct resampler *r, size_t count) {
     if (r->soxr == NULL)
         return count;
-    /* All that goes in comes out in proportion, late but never early. The slack covers rounding at the end. */
+    /* All that goes in comes out in proportion, late but never early. The slack covers rounding at the end.
+     */
     double whole = ((double)r->in_total + (double)count) * (double)r->to_hz / (double)r->from_hz;
     double left = whole - (double)r->out_total;
     return (left > 0.0 ? (size_t)left : 0) + 16;
@@ -82,8 +84,8 @@ static int resampler_step(struct resampler *r, const float *in, size_t count, fl
                           size_t *taken, size_t *given, struct status *st) {
     soxr_error_t error = soxr_process(r->soxr, in, count, taken, out, out_max, given);
     if (error != NULL)
-        return status_set(st, STATUS_INTERNAL, "resampling from %d Hz to %d Hz failed: %s", r->from_hz, r->to_hz,
-                          error);
+        return status_set(st, STATUS_INTERNAL, "resampling from %d Hz to %d Hz failed: %s", r->from_hz,
+                          r->to_hz, error);
     r->in_total += *taken;
     r->out_total += *given;
     return 0;
@@ -106,8 +108,8 @@ int resampler_process(struct resampler *r, const float *in, size_t count, float 
     }
     size_t done = 0, made = 0, taken = 0, given = 0;
     while (in == NULL ? made < out_max : done < count) {
-        if (resampler_step(r, in == NULL ? NULL : in + done, count - done, out + made, out_max - made, &taken, &given,
-                           st) != 0)
+        if (resampler_step(r, in == NULL ? NULL : in + done, count - done, out + made, out_max - made, &taken,
+                           &given, st) != 0)
             return -1;
         done += taken;
         made += given;

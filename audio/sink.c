@@ -13,8 +13,8 @@ static int64_t sink_round_count(double count) {
 int audio_sink_open(struct audio_sink *s, int64_t from_hz, int64_t channels, int to_hz,
                     const struct audio_limits *limits, struct status *st) {
     if (from_hz < AUDIO_RATE_HZ_MIN || from_hz > AUDIO_RATE_HZ_MAX)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "audio of %lld Hz: rates are %d to %d Hz", (long long)from_hz,
-                          AUDIO_RATE_HZ_MIN, AUDIO_RATE_HZ_MAX);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "audio of %lld Hz: rates are %d to %d Hz",
+                          (long long)from_hz, AUDIO_RATE_HZ_MIN, AUDIO_RATE_HZ_MAX);
     if (channels < 1 || channels > AUDIO_CHANNELS_MAX)
         return status_set(st, STATUS_INVALID_ARGUMENT, "audio of %lld channels: 1 to %d are read",
                           (long long)channels, AUDIO_CHANNELS_MAX);
@@ -26,20 +26,22 @@ int audio_sink_open(struct audio_sink *s, int64_t from_hz, int64_t channels, int
     s->duration_s_max = limits->duration_s_max;
     s->frames_max = sink_round_count(limits->duration_s_max * (double)from_hz);
     int64_t values_max = sink_round_count(limits->duration_s_max * AUDIO_WORK_VALUES_PER_S_MAX);
-    s->frames_worked_max = (values_max > AUDIO_WORK_VALUES_MIN ? values_max : AUDIO_WORK_VALUES_MIN) / channels;
+    s->frames_worked_max =
+        (values_max > AUDIO_WORK_VALUES_MIN ? values_max : AUDIO_WORK_VALUES_MIN) / channels;
     return 0;
 }
 
 static int sink_count(struct audio_sink *s, size_t frames, struct status *st) {
     s->frames += (int64_t)frames;
     if (s->frames > s->frames_max)
-        return status_set(st, STATUS_RESOURCE_EXHAUSTED, "the audio is longer than max-duration, which is %g s",
-                          s->duration_s_max);
-    if (s->frames > s->frames_worked_max)
         return status_set(st, STATUS_RESOURCE_EXHAUSTED,
-                          "the audio has more than %lld samples of %d channels, which is the limit on work for "
-                          "max-duration %g s",
-                          (long long)s->frames_worked_max, s->channels, s->duration_s_max);
+                          "the audio is longer than max-duration, which is %g s", s->duration_s_max);
+    if (s->frames > s->frames_worked_max)
+        return status_set(
+            st, STATUS_RESOURCE_EXHAUSTED,
+            "the audio has more than %lld samples of %d channels, which is the limit on work for "
+            "max-duration %g s",
+            (long long)s->frames_worked_max, s->channels, s->duration_s_max);
     return 0;
 }
 
@@ -73,13 +75,14 @@ static void sink_mix_down(float *mono, const float *interleaved, size_t frames, 
     }
 }
 
-static int sink_refuse_frame(const struct audio_sink *s, const float *frame, int64_t position, struct status *st) {
+static int sink_refuse_frame(const struct audio_sink *s, const float *frame, int64_t position,
+                             struct status *st) {
     for (int c = 0; c < s->channels; c++)
         if (!isfinite(frame[c]))
-            return status_set(st, STATUS_INVALID_ARGUMENT,
-                              "the sample at position %lld (%.6f s) of channel %d is not a finite number (%s)",
-                              (long long)position, (double)position / s->from_hz, c,
-                              isnan(frame[c]) ? "NaN" : "infinite");
+            return status_set(
+                st, STATUS_INVALID_ARGUMENT,
+                "the sample at position %lld (%.6f s) of channel %d is not a finite number (%s)",
+                (long long)position, (double)position / s->from_hz, c, isnan(frame[c]) ? "NaN" : "infinite");
     return status_set(st, STATUS_INVALID_ARGUMENT,
                       "the samples at position %lld (%.6f s) are too large to be averaged over the channels",
                       (long long)position, (double)position / s->from_hz);
@@ -97,7 +100,8 @@ static int sink_resample(struct audio_sink *s, const float *mono, size_t frames,
         return -1;
     for (size_t i = 0; i < given; i++)
         if (!isfinite(out[i]))
-            return status_set(st, STATUS_INVALID_ARGUMENT, "the samples near %.6f s are too large to be resampled",
+            return status_set(st, STATUS_INVALID_ARGUMENT,
+                              "the samples near %.6f s are too large to be resampled",
                               (double)(s->count + i) / s->to_hz);
     s->count += given;
     return 0;

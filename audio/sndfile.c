@@ -13,15 +13,18 @@
 #define SNDFILE_TSAN 1
 #endif
 #if SNDFILE_TSAN
-/* Every sf_open writes a message for people into one static buffer, whichever thread it is on. Nobody reads it here, and
- * a lock around opening would let one slow file hold up all others. */
+/* Every sf_open writes a message for people into one static buffer, whichever thread it is on. Nobody reads
+ * it here, and a lock around opening would let one slow file hold up all others. */
 const char *__tsan_default_suppressions(void);
 __attribute__((visibility("default"))) const char *__tsan_default_suppressions(void) {
     return "called_from_lib:libsndfile.so\n";
 }
 #endif
 
-enum { SNDFILE_PIECE_VALUES = 16384 };
+enum {
+    SNDFILE_PIECE_VALUES = 16384,
+    SNDFILE_UNREAD_BYTES_MAX = 4096, /* behind a stream, such as tags */
+};
 
 /* The bytes as the seekable file that libsndfile wants. */
 struct memory_file {
@@ -88,10 +91,12 @@ static int sndfile_read(struct audio_attempt *a, SNDFILE *file, struct status *s
     return failed != 0 ? -1 : audio_sink_finish(&a->sink, st);
 }
 
-/* Whether what was read is all there is, and right. */
-static void sndfile_judge(struct audio_attempt *a, SNDFILE *file, const SF_INFO *info) {
-    int subtype = info->format & SF_FORMAT_SUBMASK;
-    a->guessed = (info->format & SF_FORMAT_TYPEMASK) == SF_FORMAT_MPEG;
+/* Whether what was read is all there is, and right. `unread` is how much of the file was left when it said it
+ * was done. */
+static void sndfile_judge(struct audio_attempt *a, SNDFILE *file, const SF_INFO *info, sf_count_t unread) {
+    int type = info->format & SF_FORMAT_TYPEMASK, subtype = info->format & SF_FORMAT_SUBMASK;
+    bool stream = type == SF_FORMAT_MPEG || type == SF_FORMAT_OGG;
+    a->guessed = type == SF_FORMAT_MPEG;
     a->empty = info->frames == 0;
     if (sf_error(file) != SF_ERR_NO_ERROR)
         sndfile_say(a, sf_strerror(file));
@@ -99,6 +104,9 @@ static void sndfile_judge(struct audio_attempt *a, SNDFILE *file, const SF_INFO 
         sndfile_say(a, "the file holds no samples");
     else if (info->frames != SF_COUNT_MAX && a->sink.frames < info->frames - info->frames / 100)
         sndfile_say(a, "the file ends early");
+    else if (stream && unread > SNDFILE_UNREAD_BYTES_MAX)
+        sndfile_say(a,
+                    "only the first part of the file was read"); /* as of streams put one behind the other */
     else if (subtype == SF_FORMAT_GSM610)
         sndfile_say(a, "GSM 6.10 may come with a block too many"); /* made up after an odd number of them */
     else
@@ -120,7 +128,7 @@ int sndfile_decode(struct audio_attempt *a, const void *data, size_t bytes, int 
     if (failed == 0)
         failed = sndfile_read(a, file, st);
     if (failed == 0)
-        sndfile_judge(a, file, &info);
+        sndfile_judge(a, file, &info, memory.bytes - memory.position);
     sf_close(file);
     return failed;
 }

@@ -1,4 +1,5 @@
-/* Any bytes as a file (through libsndfile) or as raw samples. The first three bytes choose: encoding, channels, rate. */
+/* Any bytes as a file (through libsndfile) or as raw samples. The first three bytes choose: encoding,
+ * channels, rate. */
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -34,11 +35,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     check(input != NULL);
     memcpy(input, data + 3, bytes - 3);
     if (audio_decode(&clip, input, bytes - 3, &format, 16000, &limits, &st) == 0) {
-        check(clip.count >= 0 && clip.count <= 16000 * 20 + 1 && clip.samples != NULL && clip.rate_hz == 16000);
+        check(clip.count >= 0 && clip.count <= 16000 * 20 + 1 && clip.samples != NULL &&
+              clip.rate_hz == 16000);
         for (int64_t i = 0; i < clip.count; i++)
             check(isfinite(clip.samples[i]));
         double level = audio_level_dbfs(clip.samples, clip.count, clip.rate_hz);
-        check(!isnan(level) && audio_is_silent(clip.samples, clip.count, 16000) == (level < AUDIO_SILENCE_DBFS_MAX));
+        check(!isnan(level) &&
+              audio_is_silent(clip.samples, clip.count, 16000) == (level < AUDIO_SILENCE_DBFS_MAX));
     } else {
         check(clip.samples == NULL && st.code != STATUS_OK && st.message[0] != '\0');
     }

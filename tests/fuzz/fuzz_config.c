@@ -56,7 +56,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     write_file(names[which], data + 1, size - 1);
     struct status st = {0};
     if (config_init(&config, folder, &st) == 0) {
-        if (config.heads < 1 || config.hidden % config.heads || config.conv.levels < 1 || config.sampling_rate < 1)
+        if (config.heads < 1 || config.hidden % config.heads || config.conv.levels < 1 ||
+            config.sampling_rate < 1)
             abort();
         path_of(path, sizeof path, "labels");
         if (which == 4 && config_read_labels(&config, path, &st) && !st.message[0])

@@ -1,5 +1,5 @@
-/* Fuzzing models/torch_zip and models/torch_pickle. An input that begins like a zip archive is one; any other is the
- * pickle of an archive made around it, since no mutation would keep an archive's offsets right. */
+/* Fuzzing models/torch_zip and models/torch_pickle. An input that begins like a zip archive is one; any other
+ * is the pickle of an archive made around it, since no mutation would keep an archive's offsets right. */
 #include <stdlib.h>
 #include <string.h>
 

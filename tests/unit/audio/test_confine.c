@@ -23,8 +23,9 @@
 /* What the child found out: the error of each attempt, 0 when it succeeded. */
 struct findings {
     unsigned parts;
-    int read_passwd, list_root, read_proc, write_tmp, make_folder, read_library, reopen_input, socket, clone, kill_parent,
-        raise_limit, execute_memory, write_code, exec_other, grow_file;
+    bool holds;
+    int read_passwd, list_root, read_proc, write_tmp, make_folder, read_library, reopen_input, socket, clone,
+        kill_parent, raise_limit, execute_memory, write_code, exec_other, grow_file;
     int descriptors;
 };
 
@@ -45,16 +46,10 @@ static int try_map(int protection) {
     return p == MAP_FAILED ? errno : 0;
 }
 
-static void explore(struct findings *f, const struct confinement *c, pid_t parent) {
+static void explore_calls(struct findings *f, pid_t parent) {
     static char *const none[] = {NULL};
-    f->parts = confine_enter(c);
-    f->read_passwd = try_open("/etc/passwd", O_RDONLY);
-    f->list_root = try_open("/", O_RDONLY | O_DIRECTORY);
-    f->read_proc = try_open("/proc/self/environ", O_RDONLY);
     f->write_tmp = try_open("/tmp/timbre-confine-test", O_WRONLY | O_CREAT);
     f->make_folder = error_of(syscall(SYS_mkdirat, AT_FDCWD, "/tmp/timbre-confine-test", 0700));
-    f->read_library = try_open("/etc/ld.so.cache", O_RDONLY);
-    f->reopen_input = try_open("/proc/self/fd/0", O_RDONLY);
     f->socket = error_of(syscall(SYS_socket, AF_INET, SOCK_STREAM, 0));
     f->clone = error_of(syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0));
     f->kill_parent = error_of(syscall(SYS_kill, parent, 0));
@@ -63,6 +58,18 @@ static void explore(struct findings *f, const struct confinement *c, pid_t paren
     void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     f->write_code = error_of(mprotect(page, 4096, PROT_READ | PROT_EXEC));
     f->exec_other = error_of(syscall(SYS_execve, "/bin/true", none, none));
+}
+
+static void explore(struct findings *f, const struct confinement *c, pid_t parent) {
+    f->parts = confine_enter(c);
+    f->holds = confine_holds(c, f->parts);
+    if (f->parts & CONFINE_SECCOMP)
+        explore_calls(f, parent);
+    f->read_passwd = try_open("/etc/passwd", O_RDONLY);
+    f->list_root = try_open("/", O_RDONLY | O_DIRECTORY);
+    f->read_proc = try_open("/proc/self/environ", O_RDONLY);
+    f->read_library = try_open("/etc/ld.so.cache", O_RDONLY);
+    f->reopen_input = try_open("/proc/self/fd/0", O_RDONLY);
     f->grow_file = error_of(write(1, "x", 1)); /* a file here: the limit on file sizes is 0 */
     while (f->descriptors < 100 && syscall(SYS_openat, AT_FDCWD, "/etc/ld.so.cache", O_RDONLY) >= 0)
         f->descriptors++;
@@ -71,10 +78,11 @@ static void explore(struct findings *f, const struct confinement *c, pid_t paren
 /* Runs `explore` in a child with standard descriptors as ffmpeg has them, but a file as its output. */
 static struct findings find_out(void) {
     struct findings *shared =
-        mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0), found;
+                        mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0),
+                    found;
     assert_true(shared != MAP_FAILED);
     struct confinement c;
-    confine_prepare(&c, "/usr/bin/true", 5);
+    assert_int_equal(confine_prepare(&c, "/usr/bin/true", 5, NULL), 0);
     int input = memfd_create("input", MFD_CLOEXEC), output = memfd_create("output", MFD_CLOEXEC);
     assert_true(input >= 0 && output >= 0);
     pid_t parent = getpid(), pid = fork();
@@ -104,6 +112,7 @@ static struct findings find_out(void) {
 static void test_what_is_refused(void **state) {
     (void)state;
     struct findings f = find_out();
+    assert_true(f.holds);
     assert_true(f.parts & CONFINE_RLIMITS);
     assert_true(f.parts & CONFINE_NO_NEW_PRIVS);
     assert_int_equal(f.grow_file, EFBIG);
@@ -138,7 +147,7 @@ static void test_what_is_fatal(void **state) {
     const long calls[] = {SYS_ptrace, SYS_unshare, SYS_process_vm_readv, SYS_io_uring_setup, SYS_mount};
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
         struct confinement c;
-        confine_prepare(&c, "/usr/bin/true", 5);
+        assert_int_equal(confine_prepare(&c, "/usr/bin/true", 5, NULL), 0);
         pid_t pid = fork();
         if (pid == 0) {
             unsigned parts = confine_enter(&c);

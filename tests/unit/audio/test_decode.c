@@ -16,7 +16,8 @@
 
 static const struct audio_format a_file = {.encoding = AUDIO_FILE};
 
-static int decode_limited(struct audio_clip *clip, struct bytes file, double duration_s_max, struct status *st) {
+static int decode_limited(struct audio_clip *clip, struct bytes file, double duration_s_max,
+                          struct status *st) {
     struct audio_limits limits;
     audio_limits_init(&limits);
     limits.ffmpeg = "";
@@ -113,7 +114,8 @@ static void test_rates_and_channels(void **state) {
     free(wav.data);
 }
 
-/* Sizes that claim more than there is, as of files cut short and of headers written before the end was known. */
+/* Sizes that claim more than there is, as of files cut short and of headers written before the end was known.
+ */
 static void test_lying_sizes(void **state) {
     (void)state;
     struct bytes wav = sound_make_wav(WAV_PCM, 16, 1, 16000, 2000);
@@ -164,12 +166,14 @@ static void test_limits(void **state) {
 
 static void test_not_audio(void **state) {
     (void)state;
-    unsigned char text[] = "Dear reader, this is no audio at all.", mp4[64] = {0, 0, 0, 24, 'f', 't', 'y', 'p', 'M'};
+    unsigned char text[] = "Dear reader, this is no audio at all.",
+                  mp4[64] = {0, 0, 0, 24, 'f', 't', 'y', 'p', 'M'};
     refuse((struct bytes){text, 0}, STATUS_INVALID_ARGUMENT, "0 bytes");
     refuse((struct bytes){text, 1}, STATUS_INVALID_ARGUMENT, "cannot be decoded");
     refuse((struct bytes){text, sizeof text - 1}, STATUS_INVALID_ARGUMENT, "cannot be decoded");
     /* what a server with ffmpeg may well read is not the caller's fault */
-    refuse((struct bytes){mp4, sizeof mp4}, STATUS_UNAVAILABLE, "this is an MP4 or M4A file, which needs ffmpeg");
+    refuse((struct bytes){mp4, sizeof mp4}, STATUS_UNAVAILABLE,
+           "this is an MP4 or M4A file, which needs ffmpeg");
     struct bytes wav = sound_make_wav(WAV_PCM, 16, 1, 16000, 0);
     refuse(wav, STATUS_INVALID_ARGUMENT, "there is no audio in it");
     free(wav.data);
@@ -227,16 +231,11 @@ static void test_threads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_pcm16),
-        cmocka_unit_test(test_float),
-        cmocka_unit_test(test_rates_and_channels),
-        cmocka_unit_test(test_lying_sizes),
-        cmocka_unit_test(test_cut_anywhere),
-        cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_not_audio),
-        cmocka_unit_test(test_wrong_target),
-        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_defaults),     cmocka_unit_test(test_pcm16),
+        cmocka_unit_test(test_float),        cmocka_unit_test(test_rates_and_channels),
+        cmocka_unit_test(test_lying_sizes),  cmocka_unit_test(test_cut_anywhere),
+        cmocka_unit_test(test_limits),       cmocka_unit_test(test_not_audio),
+        cmocka_unit_test(test_wrong_target), cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

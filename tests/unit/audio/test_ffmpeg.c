@@ -54,8 +54,8 @@ static int decode_with(struct audio_clip *clip, struct bytes file, const char *p
     limits.decode_ms_max = decode_ms_max;
     limits.duration_s_max = duration_s_max;
     *st = (struct status){0};
-    return audio_decode(clip, file.data, file.count, &(struct audio_format){.encoding = AUDIO_FILE}, 16000, &limits,
-                        st);
+    return audio_decode(clip, file.data, file.count, &(struct audio_format){.encoding = AUDIO_FILE}, 16000,
+                        &limits, st);
 }
 
 enum { PATIENCE_MS = 60000 }; /* sanitizers and busy machines take their time */
@@ -83,7 +83,8 @@ static void refuse(struct bytes file, const char *program, int decode_ms_max, do
 static void check_sine(const struct audio_clip *clip, int64_t count) {
     assert_int_equal(clip->count, count);
     for (int64_t i = 0; i < count; i++)
-        assert_true(fabs(clip->samples[i] - 0.5 * sin(2.0 * acos(-1.0) * 440.0 * (double)i / 16000.0)) < 1e-6);
+        assert_true(fabs(clip->samples[i] - 0.5 * sin(2.0 * acos(-1.0) * 440.0 * (double)i / 16000.0)) <
+                    1e-6);
 }
 
 static void test_samples_are_exact(void **state) {
@@ -120,7 +121,8 @@ static void test_refusals(void **state) {
     need_ffmpeg();
     struct bytes wav = sound_make_wav64(1, 16000, 3 * 16000), nothing = sound_make_wav64(1, 16000, 0);
     unsigned char text[] = "There is no audio in here, and no header of any kind either.";
-    unsigned char list[] = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n";
+    unsigned char list[] =
+        "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n";
     refuse(wav, NULL, PATIENCE_MS, 2.0, STATUS_RESOURCE_EXHAUSTED, "max-duration, which is 2 s");
     refuse(wav, NULL, 1, 1800.0, STATUS_DEADLINE_EXCEEDED, "decode-ms-max, which is 1 ms");
     refuse(nothing, NULL, PATIENCE_MS, 1800.0, STATUS_INVALID_ARGUMENT, "there is no audio in it");
@@ -188,7 +190,8 @@ static void test_nothing_is_left(void **state) {
     free(wav.data);
 }
 
-/* A server may have closed its standard descriptors, ignore its children, or wait for all of them by itself. */
+/* A server may have closed its standard descriptors, ignore its children, or wait for all of them by itself.
+ */
 static void test_odd_hosts(void **state) {
     (void)state;
     need_ffmpeg();

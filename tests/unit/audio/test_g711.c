@@ -1,5 +1,5 @@
-/* Tests of audio/g711 against the Recommendation's construction: decision values by adding up step sizes, each output
- * value in the middle between two of them. */
+/* Tests of audio/g711 against the Recommendation's construction: decision values by adding up step sizes,
+ * each output value in the middle between two of them. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

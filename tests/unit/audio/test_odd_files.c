@@ -1,5 +1,5 @@
-/* Real files of many kinds, valid and broken, that other people wrote: $TIMBRE_DATA/odd, or ../shared/data/odd beside
- * the source. Its index.csv says how many samples each has at 16 kHz. */
+/* Real files of many kinds, valid and broken, that other people wrote: $TIMBRE_DATA/odd, or
+ * ../shared/data/odd beside the source. Its index.csv says how many samples each has at 16 kHz. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,7 +17,13 @@
 #include "base/clock.h"
 #include "base/file.h"
 
-enum { COLUMNS = 16, COLUMN_FILE = 0, COLUMN_SAMPLES = 12, COLUMN_SNDFILE_OPENS = 14, MEMORY_KB_MAX = 500 * 1000 };
+enum {
+    COLUMNS = 16,
+    COLUMN_FILE = 0,
+    COLUMN_SAMPLES = 12,
+    COLUMN_SNDFILE_OPENS = 14,
+    MEMORY_KB_MAX = 500 * 1000
+};
 #define TIME_MS_MAX 10000.0
 
 static void odd_folder(char *path, size_t bytes) {
@@ -76,8 +82,8 @@ static bool check_file(const char *folder, char *columns[COLUMNS], bool with_ffm
     else if (valid && read_by_sndfile)
         kept = kept && (result == 0 || !with_ffmpeg);
     if (result == 0)
-        print_message("%-4s %-62.62s %8lld of %8.0f  %-10s %6.0f ms\n", kept ? "" : "BAD", columns[COLUMN_FILE],
-                      (long long)clip.count, want, clip.decoder, ms);
+        print_message("%-4s %-62.62s %8lld of %8.0f  %-10s %6.0f ms\n", kept ? "" : "BAD",
+                      columns[COLUMN_FILE], (long long)clip.count, want, clip.decoder, ms);
     else
         print_message("%-4s %-62.62s %s: %s, %.0f ms\n", kept ? "" : "BAD", columns[COLUMN_FILE],
                       status_code_name(st.code), st.message, ms);

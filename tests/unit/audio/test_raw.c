@@ -36,8 +36,8 @@ static struct audio_clip decode(const void *data, size_t bytes, enum audio_encod
     return clip;
 }
 
-static void refuse_limited(const void *data, size_t bytes, struct audio_format format, struct audio_limits limits,
-                           enum status_code code, const char *part) {
+static void refuse_limited(const void *data, size_t bytes, struct audio_format format,
+                           struct audio_limits limits, enum status_code code, const char *part) {
     struct audio_clip clip;
     struct status st = {0};
     assert_int_equal(audio_decode(&clip, data, bytes, &format, 16000, &limits, &st), -1);
@@ -187,16 +187,17 @@ static void test_work_limit(void **state) {
     assert_non_null(data);
     struct audio_limits limits = limits_default();
     limits.duration_s_max = 10.0;
-    refuse_limited(data, bytes, (struct audio_format){AUDIO_MULAW, 768000, 64}, limits, STATUS_RESOURCE_EXHAUSTED,
-                   "limit on work");
+    refuse_limited(data, bytes, (struct audio_format){AUDIO_MULAW, 768000, 64}, limits,
+                   STATUS_RESOURCE_EXHAUSTED, "limit on work");
     free(data);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pcm16),       cmocka_unit_test(test_float32),   cmocka_unit_test(test_g711),
-        cmocka_unit_test(test_many_frames), cmocka_unit_test(test_refusals),  cmocka_unit_test(test_not_finite),
-        cmocka_unit_test(test_limits),      cmocka_unit_test(test_work_limit),
+        cmocka_unit_test(test_pcm16),    cmocka_unit_test(test_float32),
+        cmocka_unit_test(test_g711),     cmocka_unit_test(test_many_frames),
+        cmocka_unit_test(test_refusals), cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_limits),   cmocka_unit_test(test_work_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -16,14 +16,15 @@
 #include "sounds.h"
 
 static const int rates[][2] = {
-    {44100, 16000}, {48000, 16000}, {8000, 16000},  {22050, 16000}, {11025, 16000},  {96000, 16000}, {16000, 44100},
-    {32000, 16000}, {16001, 16000}, {1000, 768000}, {768000, 1000}, {767999, 16000}, {1009, 16000},  {16000, 16000},
+    {44100, 16000}, {48000, 16000},  {8000, 16000},  {22050, 16000}, {11025, 16000},
+    {96000, 16000}, {16000, 44100},  {32000, 16000}, {16001, 16000}, {1000, 768000},
+    {768000, 1000}, {767999, 16000}, {1009, 16000},  {16000, 16000},
 };
 enum { RATES = sizeof rates / sizeof *rates };
 
 /* Resamples in pieces of at most `piece_max` samples, of random size when `seed` is given. */
-static float *resample(const float *in, size_t count, int from_hz, int to_hz, size_t piece_max, uint32_t *seed,
-                       size_t *out_count) {
+static float *resample(const float *in, size_t count, int from_hz, int to_hz, size_t piece_max,
+                       uint32_t *seed, size_t *out_count) {
     struct status st;
     struct resampler *r = NULL;
     assert_int_equal(resampler_new(&r, from_hz, to_hz, &st), 0);
@@ -39,7 +40,8 @@ static float *resample(const float *in, size_t count, int from_hz, int to_hz, si
         size_t bound = resampler_bound(r, piece);
         out = realloc(out, (made + bound + 1) * sizeof *out);
         assert_non_null(out);
-        assert_int_equal(resampler_process(r, last ? NULL : in + done, piece, out + made, bound, &given, &st), 0);
+        assert_int_equal(resampler_process(r, last ? NULL : in + done, piece, out + made, bound, &given, &st),
+                         0);
         assert_true(given <= bound);
         made += given;
         done += piece;
