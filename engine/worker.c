@@ -1,4 +1,6 @@
 /* The worker's loop: take a batch, run it, reply. */
+#include <math.h>
+
 #include "base/clock.h"
 #include "engine/internal.h"
 
@@ -18,6 +20,25 @@ static void drop(struct engine_request *r, int items) {
     finish_items(r, items);
 }
 
+static bool all_finite(const float *x, int n) {
+    for (int i = 0; i < n; i++)
+        if (!isfinite(x[i]))
+            return false;
+    return true;
+}
+
+static void deliver(const struct engine *e, struct engine_item *item) {
+    struct status st;
+    if (!all_finite(item->logits, model_get_info(e->model)->labels_count)) {
+        status_set(&st, STATUS_INTERNAL, "the model's logits for this audio are not finite numbers");
+        request_fail(item->request, &st);
+        return;
+    }
+    model_scores(e->model, item->logits, item->scores);
+    item->window->logits = item->logits;
+    item->window->scores = item->scores;
+}
+
 static void run(struct engine *e, int count) {
     struct status st = {0};
     int64_t start_ns = clock_now_ns();
@@ -34,13 +55,10 @@ static void run(struct engine *e, int count) {
         struct engine_request *r = item->request;
         item->batch_size = count;
         item->compute_ms = compute_ms;
-        if (result) {
+        if (result)
             request_fail(r, &st);
-        } else {
-            model_scores(e->model, item->logits, item->scores);
-            item->window->logits = item->logits;
-            item->window->scores = item->scores;
-        }
+        else
+            deliver(e, item);
         finish_items(r, 1);
     }
 }

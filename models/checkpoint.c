@@ -312,6 +312,8 @@ static int open_file(struct checkpoint_builder *b, const char *name, container_r
     char path[CHECKPOINT_PATH_BYTES_MAX];
     if (join_path(path, c->dir, name, st))
         return -1;
+    if (file_kind(path) != 1) /* opening a pipe would wait for its other end */
+        return status_set(st, STATUS_NOT_FOUND, "%s: no such file", path);
     struct checkpoint_file *bigger = realloc(c->files, (size_t)(c->files_count + 1) * sizeof *bigger);
     if (!bigger)
         return status_set_no_memory(st, sizeof *bigger, "the table of files");

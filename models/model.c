@@ -135,6 +135,33 @@ static void load_layer_weights(struct model *m, struct weights *w) {
         softmax(raw, m->layer_weights, c->layers + 1);
 }
 
+/* A backbone tensor that nobody asked for belongs to another network (relative positions, adapters, a bias the config
+ * denies), whose answers would differ: refused. Layers beyond num_hidden_layers are cut off by transformers too. */
+static int check_backbone(struct model *m, const struct weights *w, struct status *st) {
+    static const char *const parts[] = {"feature_extractor.", "feature_projection.", "encoder."};
+    const size_t prefix = strlen(w->prefix);
+    int beyond = 0;
+    for (int i = 0; i < w->checkpoint->tensors_count; i++) {
+        const struct tensor *t = &w->checkpoint->tensors[i];
+        const char *name = t->name + prefix, *end = strrchr(t->name, '.');
+        int layer;
+        if (t->used || strncmp(t->name, w->prefix, prefix) != 0 || (end && strcmp(end, ".num_batches_tracked") == 0))
+            continue;
+        if (sscanf(name, "encoder.layers.%d.", &layer) == 1 && layer >= m->config.layers) {
+            beyond++;
+            continue;
+        }
+        for (size_t p = 0; p < sizeof parts / sizeof *parts; p++)
+            if (strncmp(name, parts[p], strlen(parts[p])) == 0)
+                return status_set(st, STATUS_FAILED_PRECONDITION,
+                                  "tensor %s is not part of the network that config.json describes", t->name);
+    }
+    if (beyond)
+        config_warn(&m->config, "%d tensors of layers beyond num_hidden_layers (%d) are left out", beyond,
+                    m->config.layers);
+    return 0;
+}
+
 static int load_weights(struct model *m, struct checkpoint *checkpoint, const struct model_options *o,
                         struct status *st) {
     struct weights w;
@@ -157,12 +184,11 @@ static int load_weights(struct model *m, struct checkpoint *checkpoint, const st
         load_pass(m, &l);
     }
     m->info.parameters = w.parameters;
-    int result = w.failed ? -1 : 0;
+    int result = w.failed ? -1 : check_backbone(m, &w, st);
     weights_free(&w);
     return result;
 }
 
-/* Tensors nobody asked for. Some are known to belong to training and are not worth a word. */
 static int list_unused(struct model *m, const struct checkpoint *checkpoint, struct status *st) {
     for (int i = 0; i < checkpoint->tensors_count; i++) {
         const struct tensor *t = &checkpoint->tensors[i];

@@ -51,12 +51,16 @@ static void pack_values(const struct job *j, float *to, const float *from, int64
 static void pack_keys(const struct job *j, float *to, const float *from, int64_t n, int64_t first) {
     const int64_t stride = 3 * (int64_t)j->heads * j->head_dim, width = gemm_width(n, first / GEMM_PANEL);
     to += first * j->head_dim;
-    for (int64_t e = 0; e < j->head_dim; e += LANES) {
-        const int64_t count = cpu_min(LANES, j->head_dim - e);
-        for (int64_t t = 0; t < width; t++) {
-            const float *k = from + (first + t) * stride + e;
-            for (int64_t i = 0; i < count; i++)
-                to[(e + i) * width + t] = first + t < n ? k[i] * j->scale : 0.0f;
+    for (int64_t t = 0; t < width; t += LANES) {
+        const float *k = from + (first + t) * stride;
+        const int64_t left = cpu_min(LANES, n - first - t);
+        for (int64_t e = 0; e < j->head_dim; e++) {
+            float *column = to + e * width + t;
+            if (left == LANES)
+                v_store(column, v_load_strided(k + e, (int)stride) * v_set(j->scale));
+            else
+                for (int64_t i = 0; i < LANES; i++)
+                    column[i] = i < left ? k[i * stride + e] * j->scale : 0.0f;
         }
     }
 }
@@ -79,32 +83,56 @@ static void pack_tile(void *arg, int64_t index, int thread) {
     pack_values(j, find_values(j, head, found.clip), k + hidden, n, first, cpu_min(GEMM_PANEL, n - first));
 }
 
-/* Scores s [count] become e^(s - max); max and sum are brought up to date. Returns what the row's output so far must be
- * multiplied with. */
-static float soften_row(float *s, int64_t count, float *max, float *sum) {
+/* The highest of max and s [count]. */
+ALWAYS_INLINE float find_highest(const float *s, int64_t count, float max) {
     const int rest = (int)(count % LANES);
-    const int64_t whole = count - rest;
-    vf high = v_set(*max);
-    for (int64_t i = 0; i < whole; i += LANES)
+    vf high = v_set(max);
+    for (int64_t i = 0; i + LANES <= count; i += LANES)
         high = v_max(high, v_load(s + i));
     if (rest)
-        high = v_max(high, v_select(v_first(rest), v_load(s + whole), v_set(-INFINITY)));
-    const float top = v_highest(high);
+        high = v_max(high, v_select(v_first(rest), v_load(s + count - rest), v_set(-INFINITY)));
+    return v_highest(high);
+}
+
+/* s [count] becomes e^(s - max); returns the sum. */
+ALWAYS_INLINE float exponentiate(float *s, int64_t count, float max) {
+    const int rest = (int)(count % LANES);
     vf total = v_zero();
-    for (int64_t i = 0; i < whole; i += LANES) {
-        vf e = vmath_exp(v_load(s + i) - v_set(top));
+    for (int64_t i = 0; i + LANES <= count; i += LANES) {
+        vf e = vmath_exp(v_load(s + i) - v_set(max));
         v_store(s + i, e);
         total += e;
     }
     if (rest) {
-        vf e = v_select(v_first(rest), vmath_exp(v_load(s + whole) - v_set(top)), v_zero());
-        v_store(s + whole, e);
+        vf e = v_select(v_first(rest), vmath_exp(v_load(s + count - rest) - v_set(max)), v_zero());
+        v_store(s + count - rest, e);
         total += e;
     }
-    const float factor = vmath_exp(v_set(*max - top))[0];
-    *sum = *sum * factor + v_sum(total);
-    *max = top;
-    return factor;
+    return v_sum(total);
+}
+
+/* What the tile knows of each row after the keys so far. */
+struct rows {
+    int64_t count;
+    float max[CPU_QUERIES], sum[CPU_QUERIES]; /* of scores, and of e^(score - max) */
+};
+
+/* One step's scores become weights; what came before (`out`, unless this is the first step) is brought to the new
+ * highest score. Row after row in each pass, as the rows do not wait for each other then. */
+static void soften(struct rows *r, float *scores, int64_t count, float *out, int64_t width, bool first) {
+    float max[CPU_QUERIES];
+    for (int64_t i = 0; i < r->count; i++)
+        max[i] = find_highest(scores + i * CPU_KEYS, count, first ? -INFINITY : r->max[i]);
+    for (int64_t i = 0; !first && i < r->count; i++) {
+        const vf factor = vmath_exp(v_set(r->max[i] - max[i]));
+        r->sum[i] *= factor[0];
+        for (int64_t e = 0; e < width; e += LANES)
+            v_store(out + i * width + e, v_load(out + i * width + e) * factor);
+    }
+    for (int64_t i = 0; i < r->count; i++) {
+        r->sum[i] = (first ? 0.0f : r->sum[i]) + exponentiate(scores + i * CPU_KEYS, count, max[i]);
+        r->max[i] = max[i];
+    }
 }
 
 /* scores [rows, count] of one step's keys, which begin at key `first` of n. */
@@ -132,18 +160,12 @@ static void attend(void *arg, int64_t index, int thread) {
     const float *keys = find_keys(j, head, block.clip), *values = find_values(j, head, block.clip);
     float *scores = j->device->attention + (size_t)thread * j->device->attention_floats;
     float *out = scores + CPU_QUERIES * CPU_KEYS; /* [CPU_QUERIES, width] */
-    float max[CPU_QUERIES], sum[CPU_QUERIES] = {0};
+    struct rows rows = {.count = block.count};
 
-    for (int64_t i = 0; i < block.count; i++)
-        max[i] = -INFINITY;
     for (int64_t first = 0; first < n; first += CPU_KEYS) {
         const int64_t count = cpu_min(CPU_KEYS, n - first);
         find_scores(j, scores, q, keys, block.count, n, first, count);
-        for (int64_t i = 0; i < block.count; i++) {
-            const vf factor = v_set(soften_row(scores + i * CPU_KEYS, count, &max[i], &sum[i]));
-            for (int64_t e = 0; first > 0 && e < j->width; e += LANES)
-                v_store(out + i * j->width + e, v_load(out + i * j->width + e) * factor);
-        }
+        soften(&rows, scores, count, out, j->width, first == 0);
         for (int64_t c = 0; c < j->width; c += GEMM_PANEL) {
             const int64_t width = gemm_width(j->head_dim, c / GEMM_PANEL);
             const float *v = values + c * n + first * width;
@@ -151,7 +173,7 @@ static void attend(void *arg, int64_t index, int thread) {
         }
     }
     for (int64_t i = 0; i < block.count; i++) {
-        const float factor = 1.0f / sum[i];
+        const float factor = 1.0f / rows.sum[i];
         float *y = j->y + (row + block.first + i) * hidden + column;
         for (int e = 0; e < j->head_dim; e++)
             y[e] = out[i * j->width + e] * factor;

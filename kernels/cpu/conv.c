@@ -125,25 +125,27 @@ struct conv_job {
     enum kernels_activation act;
 };
 
-/* Group norm: each clip's numbers become a factor and a term for each channel. */
+/* Group norm: each clip's numbers become a factor and a term for each channel. The product is small beside its result,
+ * so rows are made whole, a few at a time: memory likes to be written in order. */
 static void conv_group_rows(const struct conv_job *j, int64_t row, int64_t rows, int clip, float *sums) {
-    enum { PANELS = 2, COLUMNS = PANELS * GEMM_PANEL };
+    enum { PANELS = 16, COLUMNS = PANELS * GEMM_PANEL, ROWS = 12 };
     const struct cpu_packed *p = j->w->packed;
     const float *stats = j->stats + (int64_t)clip * p->n * 2;
     for (int64_t first = 0; first < p->n; first += COLUMNS) {
-        float scale[COLUMNS] = {0}, bias[COLUMNS] = {0};
-        const int64_t end = cpu_min(first + COLUMNS, p->n);
-        for (int64_t o = first; o < end; o++) {
-            scale[o - first] = stats[2 * o + 1] * p->norm_weight[o];
-            bias[o - first] = (p->bias[o] - stats[2 * o]) * scale[o - first] + p->norm_bias[o];
-        }
+        float scale[COLUMNS], bias[COLUMNS];
         struct gemm g = j->gemm; /* these columns alone: a matrix of its own, as panels lie behind each other */
         g.b += first * g.k;
         g.y += first;
-        g.n = end - first;
+        g.n = cpu_min(COLUMNS, p->n - first);
         g.scale = scale;
         g.bias = bias;
-        CPU_NAME(gemm_block)(&g, row, rows, 0, cpu_divide_up(g.n, GEMM_PANEL), sums);
+        for (int64_t o = 0; o < cpu_divide_up(g.n, LANES) * LANES; o++) {
+            const int64_t c = first + cpu_min(o, g.n - 1);
+            scale[o] = stats[2 * c + 1] * p->norm_weight[c];
+            bias[o] = (p->bias[c] - stats[2 * c]) * scale[o] + p->norm_bias[c];
+        }
+        for (int64_t r = row; r < row + rows; r += ROWS)
+            CPU_NAME(gemm_block)(&g, r, cpu_min(ROWS, row + rows - r), 0, cpu_divide_up(g.n, GEMM_PANEL), sums, NULL);
     }
 }
 
@@ -169,7 +171,8 @@ static void conv_layer(void *arg, int64_t index, int thread) {
     const int64_t first = index * TILE_ROWS, end = cpu_min(first + TILE_ROWS, j->rows.count);
     const int64_t panels = cpu_divide_up(g->n, GEMM_PANEL);
     for (int64_t p = 0; p < panels; p += PANELS)
-        CPU_NAME(gemm_block)(g, first, end - first, p, cpu_min(PANELS, panels - p), cpu_sums(j->device, thread));
+        CPU_NAME(gemm_block)(g, first, end - first, p, cpu_min(PANELS, panels - p), cpu_sums(j->device, thread),
+                             g->b + (p + PANELS < panels ? p + PANELS : 0) * GEMM_PANEL * g->k);
     for (int64_t r = first; r < end; r++)
         CPU_NAME(norm_row)(g->y + r * g->n, g->y + r * g->n, j->w->packed, (int)g->n, j->w->eps, j->act);
 }

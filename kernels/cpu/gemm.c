@@ -4,8 +4,24 @@
 
 enum { LINE = 64 / sizeof(float) };
 
+/* One term of every sum of a tile. */
+ALWAYS_INLINE void add_term(const int height, const int vectors, vf (*sum)[GEMM_VECTORS], const float *a,
+                            int64_t a_stride, const float *b) {
+    vf column[GEMM_VECTORS];
+    UNROLL
+    for (int j = 0; j < vectors; j++)
+        column[j] = v_load(b + j * LANES);
+    UNROLL
+    for (int i = 0; i < height; i++) {
+        vf x = v_set(a[i * a_stride]);
+        UNROLL
+        for (int j = 0; j < vectors; j++)
+            sum[i][j] = v_fma(x, column[j], sum[i][j]);
+    }
+}
+
 /* The micro-kernel: c [height, vectors * LANES] of a [height, k] and a panel. Both sizes are constants where it is
- * expanded, so that all sums stay in registers. Each term also asks for one cache line of `ahead`. */
+ * expanded, so that all sums stay in registers. Every four terms it asks for two cache lines of `ahead`. */
 ALWAYS_INLINE void tile(const int height, const int vectors, float *c, int64_t c_stride, const float *a,
                         int64_t a_stride, const float *b, int64_t k, bool add, const float *ahead,
                         int64_t ahead_step) {
@@ -16,22 +32,18 @@ ALWAYS_INLINE void tile(const int height, const int vectors, float *c, int64_t c
         for (int j = 0; j < vectors; j++)
             sum[i][j] = v_zero();
     }
-    for (int64_t t = 0; t < k; t++) {
-        vf column[GEMM_VECTORS];
-        UNROLL
-        for (int j = 0; j < vectors; j++)
-            column[j] = v_load(b + j * LANES);
-        b += vectors * LANES;
+    int64_t t = 0;
+    for (; t + 4 <= k; t += 4) {
         __builtin_prefetch(ahead, 0, 2);
+        __builtin_prefetch(ahead + LINE, 0, 2);
         ahead += ahead_step;
         UNROLL
-        for (int i = 0; i < height; i++) {
-            vf x = v_set(a[i * a_stride + t]);
-            UNROLL
-            for (int j = 0; j < vectors; j++)
-                sum[i][j] = v_fma(x, column[j], sum[i][j]);
-        }
+        for (int u = 0; u < 4; u++)
+            add_term(height, vectors, sum, a + t + u, a_stride, b + u * vectors * LANES);
+        b += 4 * vectors * LANES;
     }
+    for (; t < k; t++, b += vectors * LANES)
+        add_term(height, vectors, sum, a + t, a_stride, b);
     UNROLL
     for (int i = 0; i < height; i++) {
         UNROLL
@@ -116,39 +128,59 @@ void CPU_NAME(gemm_finish)(const struct gemm *g, const float *c, int64_t c_strid
     }
 }
 
-void CPU_NAME(gemm_sums)(float *c, int64_t c_stride, const float *a, int64_t a_stride, const float *b, int64_t k,
-                         int64_t rows, int64_t width, bool add, const float *ahead, int64_t ahead_floats) {
+/* Asks for the lines that are about to be written. */
+static void prefetch_rows(const struct gemm *g, int64_t row, int64_t rows, int64_t column, int64_t width) {
+    for (int64_t i = row; i < row + rows; i++)
+        for (int64_t j = column; j < cpu_min(column + width, g->n); j += LINE)
+            __builtin_prefetch(g->y + i * g->y_stride + j, 1, 3);
+}
+
+/* gemm_sums; with `g`, these are the last terms of rows [row, row + rows), which are finished tile by tile: many writes in
+ * one go would wait for memory. */
+ALWAYS_INLINE void add_block(float *c, int64_t c_stride, const float *a, int64_t a_stride, const float *b, int64_t k,
+                             int64_t rows, int64_t width, bool add, const float *ahead, int64_t ahead_floats,
+                             const struct gemm *g, int64_t row, int64_t column) {
     const int vectors = (int)(width / LANES);
     const int64_t count = cpu_divide_up(rows, height_max[vectors - 1]);
-    const float *ahead_end = ahead + ahead_floats;
+    const float *ahead_end = ahead_floats ? ahead + ahead_floats : ahead;
+    const int64_t step = count * k / 4 * LINE < ahead_floats ? 2 * LINE : LINE;
     for (int64_t i = 0; i < count; i++) { /* heights that differ by one at most, so that no tile is a thin rest */
-        int64_t first = i * rows / count, height = (i + 1) * rows / count - first;
-        int64_t step = ahead < ahead_end ? LINE : 0;
+        const int64_t first = i * rows / count, height = (i + 1) * rows / count - first;
+        const bool more = ahead < ahead_end;
+        if (g)
+            prefetch_rows(g, row + first, height, column, width);
         tiles[vectors - 1][height - 1](c + first * c_stride, c_stride, a + first * a_stride, a_stride, b, k, add,
-                                       step ? ahead : b, step);
-        ahead += step * k;
+                                       more ? ahead : b, more ? step : 0);
+        if (g)
+            CPU_NAME(gemm_finish)(g, c + first * c_stride, c_stride, row + first, height, column, width);
+        ahead = more ? ahead + k / 4 * step : ahead;
     }
 }
 
+void CPU_NAME(gemm_sums)(float *c, int64_t c_stride, const float *a, int64_t a_stride, const float *b, int64_t k,
+                         int64_t rows, int64_t width, bool add, const float *ahead, int64_t ahead_floats) {
+    add_block(c, c_stride, a, a_stride, b, k, rows, width, add, ahead, ahead_floats, NULL, 0, 0);
+}
+
 void CPU_NAME(gemm_block)(const struct gemm *g, int64_t row, int64_t rows, int64_t panel, int64_t panels,
-                          float *sums) {
-    const int64_t blocks = cpu_divide_up(g->k, GEMM_BLOCK);
+                          float *sums, const float *next) {
+    const int64_t blocks = cpu_divide_up(g->k, GEMM_BLOCK), end = panel + panels;
     for (int64_t i = 0; i < blocks; i++) {
-        const int64_t first = i * g->k / blocks, k = (i + 1) * g->k / blocks - first;
-        for (int64_t p = panel; p < panel + panels; p++) {
-            const int64_t width = gemm_width(g->n, p), c_stride = panels * GEMM_PANEL;
-            const float *b = g->b + p * GEMM_PANEL * g->k + first * width;
-            float *c = sums + (p - panel) * GEMM_PANEL;
-            /* The next block of the same panel lies behind this one; with one panel that is what comes next. */
-            const int64_t ahead = i + 1 < blocks ? k * width : 0;
-            CPU_NAME(gemm_sums)(c, c_stride, g->a + row * g->a_stride + first, g->a_stride, b, k, rows, width, i > 0,
-                                b + k * width, ahead);
-            if (i + 1 == blocks)
-                CPU_NAME(gemm_finish)(g, c, c_stride, row, rows, p * GEMM_PANEL, width);
+        const int64_t first = i * g->k / blocks, last = (i + 1) * g->k / blocks;
+        for (int64_t p = panel; p < end; p++) {
+            const int64_t width = gemm_width(g->n, p);
+            /* What comes after this block: the next panel's, the first panel's next one, or the next tile. */
+            const float *ahead = p + 1 < end      ? g->b + (p + 1) * GEMM_PANEL * g->k + first * gemm_width(g->n, p + 1)
+                                 : i + 1 < blocks ? g->b + panel * GEMM_PANEL * g->k + last * gemm_width(g->n, panel)
+                                                  : next;
+            add_block(sums + (p - panel) * GEMM_PANEL, panels * GEMM_PANEL, g->a + row * g->a_stride + first,
+                      g->a_stride, g->b + p * GEMM_PANEL * g->k + first * width, last - first, rows, width, i > 0,
+                      ahead, ahead ? (last - first) * width : 0, i + 1 == blocks ? g : NULL, row, p * GEMM_PANEL);
         }
     }
 }
 
+/* How a product is cut into tiles. */
 struct job {
     const struct kernels_device *device;
     const struct gemm *gemm;
@@ -157,17 +189,36 @@ struct job {
 
 static void run_tile(void *arg, int64_t index, int thread) {
     const struct job *j = arg;
-    int64_t block = index / j->columns, column = index % j->columns * j->panels_each;
-    int64_t row = block * j->rows / j->row_blocks, end = (block + 1) * j->rows / j->row_blocks;
-    CPU_NAME(gemm_block)(j->gemm, row, end - row, column, cpu_min(j->panels_each, j->panels - column),
-                         cpu_sums(j->device, thread));
+    const struct gemm *g = j->gemm;
+    const int64_t block = index / j->columns, panel = index % j->columns * j->panels_each;
+    const int64_t row = block * j->rows / j->row_blocks, end = (block + 1) * j->rows / j->row_blocks;
+    /* Tiles are handed out in order, so this thread's next one is probably as many further on as there are threads. */
+    const int64_t next = index + j->device->threads;
+    CPU_NAME(gemm_block)(g, row, end - row, panel, cpu_min(j->panels_each, j->panels - panel),
+                         cpu_sums(j->device, thread),
+                         next < j->row_blocks * j->columns
+                             ? g->b + next % j->columns * j->panels_each * GEMM_PANEL * g->k
+                             : NULL);
+}
+
+/* Tiles of up to 192 rows by one or two panels: a's rows stay in the second cache (192 rows of 768 are 590 KB) and every
+ * part of b is read once per tile. A tile more or less changes who computes a row, never how. */
+static void choose_tiles(struct job *j) {
+    enum { ROWS_MAX = 192, ROWS_MIN = 24, TILES_MIN = 3, TILES_PLENTY = 16 }; /* tiles: for each thread */
+    const int64_t threads = j->device->threads;
+    j->row_blocks = cpu_divide_up(j->rows, ROWS_MAX);
+    j->panels_each = 1;
+    if (j->row_blocks * j->panels >= TILES_PLENTY * threads)
+        j->panels_each = 2;
+    else if (j->row_blocks * j->panels < TILES_MIN * threads)
+        j->row_blocks = cpu_min(cpu_divide_up(TILES_MIN * threads, j->panels), cpu_divide_up(j->rows, ROWS_MIN));
+    j->columns = cpu_divide_up(j->panels, j->panels_each);
 }
 
 void CPU_NAME(gemm)(struct kernels_device *d, const struct gemm *g, int64_t rows) {
-    const int64_t panels = cpu_divide_up(g->n, GEMM_PANEL);
-    struct job j = {.device = d, .gemm = g, .rows = rows, .panels = panels, .panels_each = 1};
-    j.row_blocks = cpu_divide_up(rows, 192);
-    j.columns = cpu_divide_up(panels, j.panels_each);
-    if (rows > 0)
-        team_for(d->team, j.row_blocks * j.columns, run_tile, &j);
+    struct job j = {.device = d, .gemm = g, .rows = rows, .panels = cpu_divide_up(g->n, GEMM_PANEL)};
+    if (rows <= 0)
+        return;
+    choose_tiles(&j);
+    team_for(d->team, j.row_blocks * j.columns, run_tile, &j);
 }

@@ -23,7 +23,7 @@ enum { GEMM_VECTORS = 2 };
 
 enum {
     GEMM_PANEL = GEMM_VECTORS * LANES,
-    GEMM_BLOCK = 256, /* terms of one block: 64 KiB of a panel */
+    GEMM_BLOCK = 384, /* terms of one block: 96 KiB of a panel, in the second cache */
 };
 
 struct gemm {
@@ -60,9 +60,9 @@ void CPU_NAME(gemm_finish)(const struct gemm *g, const float *c, int64_t c_strid
                            int64_t column, int64_t width);
 
 /* Rows [row, row + rows) and panels [panel, panel + panels) of the product, on the calling thread. `sums` has room
- * for rows * panels * GEMM_PANEL. */
+ * for rows * panels * GEMM_PANEL. `next` is what of b this thread will probably need next, or NULL. */
 void CPU_NAME(gemm_block)(const struct gemm *g, int64_t row, int64_t rows, int64_t panel, int64_t panels,
-                          float *sums);
+                          float *sums, const float *next);
 
 /* All of `rows` rows, on the device's team. */
 void CPU_NAME(gemm)(struct kernels_device *d, const struct gemm *g, int64_t rows);

@@ -120,21 +120,48 @@ ALWAYS_INLINE void v_store_first(float *p, vf v, int n) {
 
 /* Over all lanes, in a fixed order: halves onto each other. */
 ALWAYS_INLINE float v_sum(vf v) {
-    float lane[LANES];
-    v_store(lane, v);
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++)
-            lane[i] += lane[i + half];
-    return lane[0];
+#if CPU_LANES == 16
+    __m256 h = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
+#elif CPU_LANES == 8
+    __m256 h = (__m256)v;
+#endif
+#if CPU_LANES == 4
+    return (v[0] + v[2]) + (v[1] + v[3]);
+#else
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+#endif
 }
 
 ALWAYS_INLINE float v_highest(vf v) {
-    float lane[LANES];
-    v_store(lane, v);
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++)
-            lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
-    return lane[0];
+#if CPU_LANES == 16
+    __m256 h = _mm256_max_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
+#elif CPU_LANES == 8
+    __m256 h = (__m256)v;
+#endif
+#if CPU_LANES == 4
+    float a = v[0] > v[2] ? v[0] : v[2], b = v[1] > v[3] ? v[1] : v[3];
+    return a > b ? a : b;
+#else
+    __m128 q = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_max_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
+#endif
+}
+
+/* p[0], p[stride], p[2 stride], ... */
+ALWAYS_INLINE vf v_load_strided(const float *p, int stride) {
+    vi at;
+    for (int i = 0; i < LANES; i++)
+        at[i] = i * stride;
+#if CPU_LANES == 16
+    return (vf)_mm512_i32gather_ps((__m512i)at, p, 4);
+#elif CPU_LANES == 8
+    return (vf)_mm256_i32gather_ps(p, (__m256i)at, 4);
+#else
+    return (vf){p[at[0]], p[at[1]], p[at[2]], p[at[3]]};
+#endif
 }
 
 #endif

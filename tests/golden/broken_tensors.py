@@ -310,3 +310,31 @@ def _(d):
     halves = (t.array().view("<u4") >> 16).astype("<u2")
     halves.reshape(-1)[7] = 0xFF80
     d.tensors[d.name("v_proj.weight")] = Tensor("BF16", t.shape, halves.tobytes())
+
+
+# ---- tensors of another network, which would answer differently ----
+
+
+def added(name, like):
+    def damage(d):
+        d.tensors[name] = d.tensors[d.name(like)]
+
+    return damage
+
+
+each(
+    [
+        (
+            f"foreign_{name}",
+            f"a backbone that has {name} too",
+            [name, "not part of the network"],
+            added(f"wav2vec2.{name}", "encoder.layer_norm.weight"),
+        )
+        for name in (
+            "encoder.layers.0.attention.rel_attn_embed.weight",
+            "encoder.layers.1.adapter_layer.norm.weight",
+            "feature_projection.dense.weight",
+        )
+    ],
+    lambda damage: damage,
+)

@@ -95,7 +95,8 @@ static void put_element(struct bytes *b, const char *dtype, float value) {
     else if (strcmp(dtype, "BF16") == 0)
         bytes_put_number(b, u >> 16, 2);
     else if (strcmp(dtype, "F16") == 0) /* for normal numbers that fit */
-        bytes_put_number(b, value == 0 ? 0 : (u >> 31) << 15 | (((u >> 23 & 0xff) - 112) << 10) | (u >> 13 & 0x3ff), 2);
+        bytes_put_number(
+            b, value == 0 ? 0 : (u >> 31) << 15 | (((u >> 23 & 0xff) - 112) << 10) | (u >> 13 & 0x3ff), 2);
     else
         bytes_put_number(b, 0, 8);
 }
@@ -107,7 +108,8 @@ void build_tensors(struct bytes *b, const struct build_tensor *t, int count) {
     for (int i = 0; i < count; i++) {
         size_t begin = data.count;
         int64_t elements = 1;
-        snprintf(text, sizeof text, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", i ? "," : "", t[i].name, t[i].dtype);
+        snprintf(text, sizeof text, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", i ? "," : "", t[i].name,
+                 t[i].dtype);
         bytes_put_text(&header, text);
         for (int d = 0; d < t[i].rank; d++) {
             snprintf(text, sizeof text, d ? ",%lld" : "%lld", (long long)t[i].shape[d]);

@@ -33,7 +33,8 @@ void folder_remove(const struct folder *f, const char *name);
 /* A safetensors file of this header and data. */
 void build_safetensors(struct bytes *b, const char *header, const void *data, size_t bytes);
 
-/* One tensor for build_tensors; values count up from `first` in steps of 1/8, which all three dtypes hold exactly. */
+/* One tensor for build_tensors; values count up from `first` in steps of 1/8, which all three dtypes hold
+ * exactly. */
 struct build_tensor {
     const char *name, *dtype; /* F32, F16, BF16; others are zeros of 8 bytes an element */
     int rank;
@@ -53,15 +54,17 @@ void zip_end(struct zip *z); /* the archive is then z->file */
 void zip_free(struct zip *z);
 
 /* The pickle of {"<name>": tensor} with one fp32 storage "0" of `elements`. */
-void build_pickle(struct bytes *b, const char *name, int elements, int offset, int rows, int columns, int row_stride);
+void build_pickle(struct bytes *b, const char *name, int elements, int offset, int rows, int columns,
+                  int row_stride);
 
-/* Reads a container from a block of its own, so that a sanitizer sees every byte read too far. On success the caller
- * frees with memory_free. */
+/* Reads a container from a block of its own, so that a sanitizer sees every byte read too far. On success the
+ * caller frees with memory_free. */
 struct memory {
     struct checkpoint checkpoint;
     struct checkpoint_file file;
 };
-typedef int (*build_reader)(struct checkpoint_builder *b, const struct file_map *m, const char *file, struct status *st);
+typedef int (*build_reader)(struct checkpoint_builder *b, const struct file_map *m, const char *file,
+                            struct status *st);
 int memory_open(struct memory *m, build_reader reader, const void *data, size_t bytes, struct status *st);
 void memory_free(struct memory *m);
 

@@ -1,5 +1,6 @@
-/* Opening a model folder with every allocation failing in turn: each failure is an error with a message, and whatever
- * was taken before it is given back. The linker puts the functions below in the place of the real ones. */
+/* Opening a model folder with every allocation failing in turn: each failure is an error with a message, and
+ * whatever was taken before it is given back. The linker puts the functions below in the place of the real
+ * ones. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -122,7 +123,8 @@ static void check_every_failure(void) {
         int rc = open_folder(folder.path, labels, &st);
         counting = false;
         if (live != 0 || maps != 0)
-            fail_msg("allocation %ld fails: %ld blocks and %ld maps are not given back (%s)", n, live, maps, st.message);
+            fail_msg("allocation %ld fails: %ld blocks and %ld maps are not given back (%s)", n, live, maps,
+                     st.message);
         if (taken <= n) { /* there was no such allocation: all of them have failed once */
             if (rc)
                 fail_msg("%s", st.message);
@@ -154,7 +156,8 @@ static void write_tensors(const char *file, int first, int count_) {
 static int set_up(void **state) {
     (void)state;
     folder_init(&folder);
-    folder_write_text(&folder, "config.json", "{\"model_type\":\"hubert\",\"id2label\":{\"0\":\"a\",\"1\":\"b\"}}");
+    folder_write_text(&folder, "config.json",
+                      "{\"model_type\":\"hubert\",\"id2label\":{\"0\":\"a\",\"1\":\"b\"}}");
     folder_write_text(&folder, "preprocessor_config.json", "{\"do_normalize\":true}");
     folder_write_text(&folder, "README.md", "---\nlicense: mit\n---\n");
     folder_write_text(&folder, "labels.json", "[\"x\",\"y\"]");
@@ -177,8 +180,9 @@ static void test_shards(void **state) {
     (void)state;
     write_tensors("one.safetensors", 0, 2);
     write_tensors("two.safetensors", 2, 2);
-    folder_write_text(&folder, "model.safetensors.index.json",
-                      "{\"weight_map\":{\"conv.weight_g\":\"one.safetensors\",\"large\":\"two.safetensors\"}}");
+    folder_write_text(
+        &folder, "model.safetensors.index.json",
+        "{\"weight_map\":{\"conv.weight_g\":\"one.safetensors\",\"large\":\"two.safetensors\"}}");
     check_every_failure();
 }
 
@@ -199,8 +203,11 @@ static void test_torch(void **state) {
         bytes_put_text(&b, "X");
         bytes_put_number(&b, strlen(made[i].name), 4);
         bytes_put_text(&b, made[i].name);
-        bytes_put(&b, "ctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0000X\0\0\0\0KdtQK\0",
-                  sizeof "ctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0000X\0\0\0\0KdtQK\0" -
+        bytes_put(&b,
+                  "ctorch._utils\n_rebuild_tensor_v2\n(("
+                  "X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0000X\0\0\0\0KdtQK\0",
+                  sizeof "ctorch._utils\n_rebuild_tensor_v2\n(("
+                         "X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0000X\0\0\0\0KdtQK\0" -
                       1);
         bytes_put_text(&b, made[i].size);
         bytes_put(&b, "\x89NtRq\0", 6);

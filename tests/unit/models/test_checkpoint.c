@@ -80,7 +80,8 @@ static void test_order_of_files(void **state) {
     folder_free(&f);
 }
 
-static void check_index(const struct folder *f, const char *index, enum status_code code, const char *keyword) {
+static void check_index(const struct folder *f, const char *index, enum status_code code,
+                        const char *keyword) {
     folder_write_text(f, "model.safetensors.index.json", index);
     check_refused(f, code, keyword);
 }
@@ -93,8 +94,9 @@ static void test_shards(void **state) {
     folder_init(&f);
     write_tensor(&f, "one.safetensors", "a", 1);
     write_tensor(&f, "two.safetensors", "b", 2);
-    folder_write_text(&f, "model.safetensors.index.json",
-                      "{\"metadata\":{},\"weight_map\":{\"b\":\"two.safetensors\",\"a\":\"one.safetensors\"}}");
+    folder_write_text(
+        &f, "model.safetensors.index.json",
+        "{\"metadata\":{},\"weight_map\":{\"b\":\"two.safetensors\",\"a\":\"one.safetensors\"}}");
     assert_int_equal(checkpoint_init(&c, f.path, &st), 0);
     assert_int_equal(c.files_count, 2);
     float read[2];
@@ -109,14 +111,18 @@ static void test_shards(void **state) {
     checkpoint_free(&c);
 
     const enum status_code bad = STATUS_INVALID_ARGUMENT;
-    check_index(&f, "{\"weight_map\":{\"a\":\"../one.safetensors\"}}", bad, "not the name of a file in this folder");
+    check_index(&f, "{\"weight_map\":{\"a\":\"../one.safetensors\"}}", bad,
+                "not the name of a file in this folder");
     check_index(&f, "{\"weight_map\":{\"a\":\"/etc/passwd\"}}", bad, "not the name of a file in this folder");
     check_index(&f, "{\"weight_map\":{\"a\":\"..\"}}", bad, "not the name of a file in this folder");
     check_index(&f, "{\"weight_map\":{\"a\":\"\"}}", bad, "not the name of a file in this folder");
     check_index(&f, "{\"weight_map\":{\"a\":7}}", bad, "not the name of a file in this folder");
-    check_index(&f, "{\"weight_map\":{\"a\":\"three.safetensors\"}}", bad, "shard three.safetensors is missing");
-    check_index(&f, "{\"weight_map\":{\"a\":\"two.safetensors\"}}", bad, "tensor a should be in two.safetensors");
-    check_index(&f, "{\"weight_map\":{\"a\":\"one.safetensors\",\"b\":\"one.safetensors\"}}", bad, "tensor b should");
+    check_index(&f, "{\"weight_map\":{\"a\":\"three.safetensors\"}}", bad,
+                "shard three.safetensors is missing");
+    check_index(&f, "{\"weight_map\":{\"a\":\"two.safetensors\"}}", bad,
+                "tensor a should be in two.safetensors");
+    check_index(&f, "{\"weight_map\":{\"a\":\"one.safetensors\",\"b\":\"one.safetensors\"}}", bad,
+                "tensor b should");
     check_index(&f, "{\"weight_map\":{}}", bad, "weight_map is empty");
     check_index(&f, "{\"weight_map\":[]}", bad, "weight_map is missing");
     check_index(&f, "{}", bad, "weight_map is missing");
@@ -124,6 +130,27 @@ static void test_shards(void **state) {
     write_tensor(&f, "two.safetensors", "a", 2);
     check_index(&f, "{\"weight_map\":{\"a\":\"one.safetensors\",\"b\":\"two.safetensors\"}}", bad,
                 "tensor a is a duplicate: both");
+    folder_free(&f);
+}
+
+static void test_too_many_shards(void **state) {
+    (void)state;
+    struct folder f;
+    struct bytes index = {0};
+    folder_init(&f);
+    bytes_put_text(&index, "{\"weight_map\":{");
+    for (int i = 0; i <= CHECKPOINT_FILES_MAX; i++) {
+        char name[32], shard[32], entry[96];
+        snprintf(name, sizeof name, "t%d", i);
+        snprintf(shard, sizeof shard, "%d.safetensors", i);
+        snprintf(entry, sizeof entry, "%s\"%s\":\"%s\"", i ? "," : "", name, shard);
+        write_tensor(&f, shard, name, 1);
+        bytes_put_text(&index, entry);
+    }
+    bytes_put(&index, "}}", 2);
+    folder_write(&f, "model.safetensors.index.json", index.data, index.count);
+    check_refused(&f, STATUS_RESOURCE_EXHAUSTED, "more shards than the limit of 256");
+    bytes_free(&index);
     folder_free(&f);
 }
 
@@ -212,9 +239,10 @@ static void test_files_of_others(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_order_of_files),      cmocka_unit_test(test_shards),
-        cmocka_unit_test(test_f16_is_exact),        cmocka_unit_test(test_bf16_is_exact),
-        cmocka_unit_test(test_not_finite_is_found), cmocka_unit_test(test_files_of_others),
+        cmocka_unit_test(test_order_of_files),  cmocka_unit_test(test_shards),
+        cmocka_unit_test(test_too_many_shards), cmocka_unit_test(test_f16_is_exact),
+        cmocka_unit_test(test_bf16_is_exact),   cmocka_unit_test(test_not_finite_is_found),
+        cmocka_unit_test(test_files_of_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

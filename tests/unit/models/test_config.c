@@ -83,7 +83,8 @@ static void test_defaults(void **state) {
         assert_int_equal(config.conv.kernel[i], kernel[i]);
         assert_int_equal(config.conv.stride[i], stride[i]);
     }
-    assert_false(config.conv_layer_norm || config.conv_bias || config.stable_layer_norm || config.weighted_layer_sum);
+    assert_false(config.conv_layer_norm || config.conv_bias || config.stable_layer_norm ||
+                 config.weighted_layer_sum);
     assert_true(config.feature_projection_norm);
     assert_int_equal(config.pos_conv_kernel, 128);
     assert_int_equal(config.pos_conv_groups, 16);
@@ -102,14 +103,15 @@ static void test_defaults(void **state) {
 
 static void test_all_fields(void **state) {
     (void)state;
-    open_config("{\"model_type\":\"hubert\",\"hidden_size\":32,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
-                "\"intermediate_size\":48,\"hidden_act\":\"relu\",\"feat_extract_activation\":\"gelu_new\","
-                "\"layer_norm_eps\":1e-6,\"feat_extract_norm\":\"layer\",\"conv_bias\":true,\"conv_dim\":[8,16],"
-                "\"conv_kernel\":[10,3],\"conv_stride\":[5,2],\"num_feat_extract_layers\":2,"
-                "\"num_conv_pos_embeddings\":5,\"num_conv_pos_embedding_groups\":2,\"do_stable_layer_norm\":true,"
-                "\"use_weighted_layer_sum\":true,\"feat_proj_layer_norm\":false,\"conv_pos_batch_norm\":true,"
-                "\"pooling_mode\":\"max\",\"problem_type\":\"regression\",\"output_hidden_size\":7,"
-                "\"add_adapter\":false,\"adapter_attn_dim\":null}");
+    open_config(
+        "{\"model_type\":\"hubert\",\"hidden_size\":32,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
+        "\"intermediate_size\":48,\"hidden_act\":\"relu\",\"feat_extract_activation\":\"gelu_new\","
+        "\"layer_norm_eps\":1e-6,\"feat_extract_norm\":\"layer\",\"conv_bias\":true,\"conv_dim\":[8,16],"
+        "\"conv_kernel\":[10,3],\"conv_stride\":[5,2],\"num_feat_extract_layers\":2,"
+        "\"num_conv_pos_embeddings\":5,\"num_conv_pos_embedding_groups\":2,\"do_stable_layer_norm\":true,"
+        "\"use_weighted_layer_sum\":true,\"feat_proj_layer_norm\":false,\"conv_pos_batch_norm\":true,"
+        "\"pooling_mode\":\"max\",\"problem_type\":\"regression\",\"output_hidden_size\":7,"
+        "\"add_adapter\":false,\"adapter_attn_dim\":null}");
     assert_int_equal(config.family, CONFIG_HUBERT);
     assert_int_equal(config.hidden, 32);
     assert_int_equal(config.layers, 2);
@@ -118,7 +120,8 @@ static void test_all_fields(void **state) {
     assert_int_equal(config.hidden_act, KERNELS_RELU);
     assert_int_equal(config.conv_act, KERNELS_GELU_TANH);
     assert_true(config.layer_norm_eps == 1e-6f);
-    assert_true(config.conv_layer_norm && config.conv_bias && config.stable_layer_norm && config.weighted_layer_sum);
+    assert_true(config.conv_layer_norm && config.conv_bias && config.stable_layer_norm &&
+                config.weighted_layer_sum);
     assert_false(config.feature_projection_norm);
     assert_true(config.pos_conv_batch_norm);
     assert_int_equal(config.conv.levels, 2);
@@ -143,7 +146,8 @@ static void test_families(void **state) {
                  config_family_name((enum config_family)f));
         open_config(text);
         assert_int_equal(config.family, f);
-        assert_int_equal(config.feature_projection_norm, f != CONFIG_HUBERT); /* only HuBERT reads this field */
+        assert_int_equal(config.feature_projection_norm,
+                         f != CONFIG_HUBERT); /* only HuBERT reads this field */
         config_free(&config);
     }
     check_refused("{\"model_type\":\"wavlm\"}", STATUS_FAILED_PRECONDITION, "config.json: model_type: wavlm");
@@ -166,7 +170,8 @@ static void test_activations(void **state) {
         assert_int_equal(config.hidden_act, known[i].act);
         config_free(&config);
     }
-    check_fields_refused("\"hidden_act\":\"quick_gelu\"", STATUS_FAILED_PRECONDITION, "hidden_act: quick_gelu");
+    check_fields_refused("\"hidden_act\":\"quick_gelu\"", STATUS_FAILED_PRECONDITION,
+                         "hidden_act: quick_gelu");
     check_fields_refused("\"feat_extract_activation\":\"mish\"", STATUS_FAILED_PRECONDITION,
                          "feat_extract_activation: mish");
 }
@@ -216,7 +221,8 @@ static void test_bad_values(void **state) {
 
 static void test_labels(void **state) {
     (void)state;
-    open_config("{\"model_type\":\"hubert\",\"id2label\":{\"2\":\"sad\",\"0\":\"angry\",\"3\":7},\"label2id\":null}");
+    open_config(
+        "{\"model_type\":\"hubert\",\"id2label\":{\"2\":\"sad\",\"0\":\"angry\",\"3\":7},\"label2id\":null}");
     assert_int_equal(config.labels_count, 4);
     assert_string_equal(config.labels[0], "angry");
     assert_null(config.labels[1]);
@@ -254,7 +260,8 @@ static void test_label_files(void **state) {
     check_label_file("\xef\xbb\xbf[\"x\", \"y\"]", "x", "y");
     check_label_file(" {\"0\": \"p\", \"5\": \"q\"}\n", "p", "q");
     assert_int_equal(config.labels_count, 6);
-    static const char *const bad[] = {"", "\n\n", "a\n\nb", "[1,", "[]", "{\"a\":\"b\"}", "[\"a\",null]", "a\tb\n"};
+    static const char *const bad[] = {"",   "\n\n",          "a\n\nb",       "[1,",
+                                      "[]", "{\"a\":\"b\"}", "[\"a\",null]", "a\tb\n"};
     char path[128];
     snprintf(path, sizeof path, "%s/labels", folder.path);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -284,7 +291,8 @@ static void test_preprocessor(void **state) {
     check_warned("sampling_rate is 8000, config.json says 16000");
     config_free(&config);
 
-    folder_write_text(&folder, "preprocessor_config.json", "{\"feature_extractor_type\":\"WhisperFeatureExtractor\"}");
+    folder_write_text(&folder, "preprocessor_config.json",
+                      "{\"feature_extractor_type\":\"WhisperFeatureExtractor\"}");
     check_refused(plain, STATUS_FAILED_PRECONDITION, "feature_extractor_type: WhisperFeatureExtractor");
     folder_write_text(&folder, "preprocessor_config.json", "{\"feature_size\":80}");
     check_refused(plain, STATUS_FAILED_PRECONDITION, "feature_size");
@@ -317,7 +325,8 @@ static void check_licence(const char *readme, const char *licence) {
 
 static void test_licence(void **state) {
     (void)state;
-    check_licence("---\nlanguage: en\nlicense: cc-by-nc-sa-4.0\ntags:\n- x\n---\n# Model\n", "cc-by-nc-sa-4.0");
+    check_licence("---\nlanguage: en\nlicense: cc-by-nc-sa-4.0\ntags:\n- x\n---\n# Model\n",
+                  "cc-by-nc-sa-4.0");
     check_licence("---\r\nlicense: \"mit\"\r\n---\r\n", "mit");
     check_licence("---\nlicense:\n---\n", "");
     check_licence("---\nlanguage: en\n---\nlicense: mit\n", "");

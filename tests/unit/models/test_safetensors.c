@@ -61,7 +61,7 @@ static void test_read(void **state) {
     bytes_free(&b);
 }
 
-#define ENTRY(name, dtype, shape, offsets) \
+#define ENTRY(name, dtype, shape, offsets)                                                                   \
     "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":[" shape "],\"data_offsets\":[" offsets "]}"
 
 static void test_entries_refused(void **state) {
@@ -85,8 +85,15 @@ static void test_entries_refused(void **state) {
     check_refused("{\"a\":{\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "dtype is missing");
     check_refused("{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,4]}}", 4, "shape is missing");
     check_refused("{\"a\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4, "data_offsets is missing");
-    check_refused("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "twice");
+    check_refused("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"shape\":[1],\"data_offsets\":[0,4]}}", 4,
+                  "twice");
     check_refused("{\"a\":7}", 0, "not an object");
+    char longest[CHECKPOINT_NAME_BYTES_MAX + 96];
+    memset(longest, 'n', sizeof longest);
+    memcpy(longest, "{\"", 2);
+    strcpy(longest + 2 + CHECKPOINT_NAME_BYTES_MAX,
+           "\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}");
+    check_refused(longest, 4, "the limit is 255");
 }
 
 static void test_layout_refused(void **state) {
@@ -172,9 +179,12 @@ static void test_every_truncation(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_read),          cmocka_unit_test(test_entries_refused),
-        cmocka_unit_test(test_layout_refused), cmocka_unit_test(test_header_length),
-        cmocka_unit_test(test_header_bomb),   cmocka_unit_test(test_too_many_tensors),
+        cmocka_unit_test(test_read),
+        cmocka_unit_test(test_entries_refused),
+        cmocka_unit_test(test_layout_refused),
+        cmocka_unit_test(test_header_length),
+        cmocka_unit_test(test_header_bomb),
+        cmocka_unit_test(test_too_many_tensors),
         cmocka_unit_test(test_every_truncation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

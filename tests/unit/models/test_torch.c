@@ -1,4 +1,5 @@
-/* Tests of models/torch_zip and models/torch_pickle: what torch.save writes is read, and nothing is ever run. */
+/* Tests of models/torch_zip and models/torch_pickle: what torch.save writes is read, and nothing is ever run.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -6,9 +7,11 @@
 
 #include <cmocka.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "build.h"
 
 static const float values[] = {1, 2, 3, 4, 5, 6};
@@ -32,7 +35,8 @@ static void check_archive_refused(const struct bytes *file, enum status_code cod
     assert_int_equal(st.code, code);
 }
 
-static void check_pickle_refused(const void *pickle, size_t bytes, enum status_code code, const char *keyword) {
+static void check_pickle_refused(const void *pickle, size_t bytes, enum status_code code,
+                                 const char *keyword) {
     struct zip z;
     build_archive(&z, pickle, bytes, sizeof values);
     check_archive_refused(&z.file, code, keyword);
@@ -41,8 +45,8 @@ static void check_pickle_refused(const void *pickle, size_t bytes, enum status_c
 
 #define REFUSED(pickle, code, keyword) check_pickle_refused(pickle, sizeof pickle - 1, code, keyword)
 
-static void check_tensor_refused(int elements, int offset, int rows, int columns, int row_stride, enum status_code code,
-                                 const char *keyword) {
+static void check_tensor_refused(int elements, int offset, int rows, int columns, int row_stride,
+                                 enum status_code code, const char *keyword) {
     struct bytes b = {0};
     build_pickle(&b, "a", elements, offset, rows, columns, row_stride);
     check_pickle_refused(b.data, b.count, code, keyword);
@@ -81,7 +85,8 @@ static void test_tensors_refused(void **state) {
     check_tensor_refused(6, 0, -2, 3, 3, STATUS_INVALID_ARGUMENT, "not a number");
     check_tensor_refused(7, 0, 2, 3, 3, STATUS_INVALID_ARGUMENT, "fewer than its 7 elements");
     check_tensor_refused(-6, 0, 2, 3, 3, STATUS_INVALID_ARGUMENT, "fewer than its -6 elements");
-    check_tensor_refused(6, 0, 2147483647, 2147483647, 2147483647, STATUS_INVALID_ARGUMENT, "outside its storage");
+    check_tensor_refused(6, 0, 2147483647, 2147483647, 2147483647, STATUS_INVALID_ARGUMENT,
+                         "outside its storage");
 }
 
 static void test_globals_refused(void **state) {
@@ -90,7 +95,8 @@ static void test_globals_refused(void **state) {
             "pickle wants posix.system, which this program never runs");
     REFUSED("\x80\4\x8c\5posix\x8c\6system\x93\x8c\2id\x85R.", STATUS_FAILED_PRECONDITION, "posix.system");
     REFUSED("\x80\2ctorch\nload\n.", STATUS_FAILED_PRECONDITION, "torch.load");
-    REFUSED("\x80\2ctorch._utils\n_rebuild_tensor_v2.evil\n.", STATUS_FAILED_PRECONDITION, "_rebuild_tensor_v2.evil");
+    REFUSED("\x80\2ctorch._utils\n_rebuild_tensor_v2.evil\n.", STATUS_FAILED_PRECONDITION,
+            "_rebuild_tensor_v2.evil");
     REFUSED("\x80\2cposix\nsys\033[2Jtem\n.", STATUS_FAILED_PRECONDITION, "posix.sys?[2Jtem");
     REFUSED("\x80\2ctorch\nFloatStorage\n)R.", STATUS_INVALID_ARGUMENT, "storage type is called");
     REFUSED("\x80\2ccollections\nOrderedDict\nN\x85R.", STATUS_INVALID_ARGUMENT, "OrderedDict");
@@ -99,7 +105,8 @@ static void test_globals_refused(void **state) {
 
 static void test_opcodes_refused(void **state) {
     (void)state;
-    static const char never[] = "io\x81\x92PF\x82\x8b\x32ISVULdlgp\x97\x98"; /* NEWOBJ, INST, protocol 0, ... */
+    static const char never[] =
+        "io\x81\x92PF\x82\x8b\x32ISVULdlgp\x97\x98"; /* NEWOBJ, INST, protocol 0, ... */
     for (size_t i = 0; i + 1 < sizeof never; i++) {
         struct bytes b = {0};
         bytes_put_text(&b, "\x80\2}");
@@ -159,8 +166,9 @@ static void test_not_a_state_dict(void **state) {
 /* Objects that hold themselves, values of every kind that is ignored, and attributes. */
 static void test_harmless(void **state) {
     (void)state;
-    static const char more[] = "\x94K\1h\0X\1\0\0\0bh\0X\1\0\0\0c]q\1h\1aX\1\0\0\0dG12345678X\1\0\0\0eM\1\2X\1\0\0\0"
-                               "f\x8a\2\377\377\x88\x89NN\x8c\1g)u}X\1\0\0\0x}sb.";
+    static const char more[] =
+        "\x94K\1h\0X\1\0\0\0bh\0X\1\0\0\0c]q\1h\1aX\1\0\0\0dG12345678X\1\0\0\0eM\1\2X\1\0\0\0"
+        "f\x8a\2\377\377\x88\x89NN\x8c\1g)u}X\1\0\0\0x}sb.";
     struct bytes b = {0};
     struct zip z;
     struct memory m;
@@ -174,6 +182,53 @@ static void test_harmless(void **state) {
     memory_free(&m);
     zip_free(&z);
     bytes_free(&b);
+}
+
+/* Pickles that torch.save itself wrote (the seeds of the fuzzer), with made-up storages of 64 bytes each. */
+static void open_seed(struct memory *m, const char *seed) {
+    static const char *const keys[] = {"x/data/0", "x/data/1", "x/data/2", "x/data/3",
+                                       "x/data/4", "x/data/5", "x/data/6"};
+    static const unsigned char storage[64];
+    char path[512], *pickle;
+    size_t bytes;
+    struct zip z = {0};
+    struct status st = {0};
+    snprintf(path, sizeof path, "%s/tests/fuzz/corpus/torch/%s", TIMBRE_SOURCE_DIR, seed);
+    assert_int_equal(file_read(&pickle, &bytes, path, 1 << 20, "a seed", &st), 0);
+    zip_add(&z, "x/data.pkl", pickle, bytes);
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        zip_add(&z, keys[i], storage, sizeof storage);
+    zip_end(&z);
+    if (memory_open(m, torch_read, z.file.data, z.file.count, &st))
+        fail_msg("%s: %s", seed, st.message);
+    zip_free(&z);
+    free(pickle);
+}
+
+/* All dtypes, a scalar, two views of one storage, a parameter, an empty tensor. */
+static void test_what_torch_saves(void **state) {
+    (void)state;
+    static const struct {
+        const char *name, *dtype;
+        int rank, elements;
+    } expected[] = {{"a", "F32", 2, 6}, {"b", "BF16", 3, 6}, {"e", "F32", 2, 0},  {"h", "F16", 1, 6},
+                    {"i", "I64", 0, 1}, {"p", "F32", 1, 2},  {"v1", "F32", 1, 3}, {"v2", "F32", 1, 10}};
+    struct memory m;
+    open_seed(&m, "pickle_save");
+    assert_int_equal(m.checkpoint.tensors_count, 8);
+    for (int i = 0; i < 8; i++) {
+        const struct tensor *t = &m.checkpoint.tensors[i];
+        assert_string_equal(t->name, expected[i].name);
+        assert_string_equal(t->dtype_name, expected[i].dtype);
+        assert_int_equal(t->rank, expected[i].rank);
+        assert_int_equal(t->elements, expected[i].elements);
+    }
+    assert_ptr_equal(m.checkpoint.tensors[6].data, m.checkpoint.tensors[7].data + 2 * 4);
+    memory_free(&m);
+    open_seed(&m, "pickle_protocol_4"); /* frames, memoize, stack_global */
+    assert_int_equal(m.checkpoint.tensors_count, 2);
+    assert_string_equal(m.checkpoint.tensors[1].dtype_name, "U8");
+    memory_free(&m);
 }
 
 static void test_containers_refused(void **state) {
@@ -225,7 +280,8 @@ static void test_containers_refused(void **state) {
     bytes_free(&b);
 }
 
-/* Cut anywhere, the archive is refused; with any one byte changed it is read or refused, and nothing else happens. */
+/* Cut anywhere, the archive is refused; with any one byte changed it is read or refused, and nothing else
+ * happens. */
 static void test_every_truncation_and_change(void **state) {
     (void)state;
     struct bytes b = {0};
@@ -317,6 +373,7 @@ int main(void) {
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_not_a_state_dict),
         cmocka_unit_test(test_harmless),
+        cmocka_unit_test(test_what_torch_saves),
         cmocka_unit_test(test_containers_refused),
         cmocka_unit_test(test_every_truncation_and_change),
         cmocka_unit_test(test_zip64),

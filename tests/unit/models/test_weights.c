@@ -145,7 +145,8 @@ static void test_get_refused(void **state) {
     (void)state;
     check_get_refused("c.weight", 1, (int64_t[]){3}, "tensor hubert.c.weight is missing");
     check_get_refused("/c.weight", 1, (int64_t[]){3}, "tensor c.weight is missing");
-    check_get_refused("a.weight", 1, (int64_t[]){4}, "hubert.a.weight has shape [3], the configuration needs [4]");
+    check_get_refused("a.weight", 1, (int64_t[]){4},
+                      "hubert.a.weight has shape [3], the configuration needs [4]");
     check_get_refused("a.weight", 2, (int64_t[]){3, 1}, "the configuration needs [3, 1]");
     check_get_refused("whole", 1, (int64_t[]){3}, "hubert.whole has dtype I64");
     check_get_refused("nan", 1, (int64_t[]){1}, "hubert.nan is not finite");
@@ -198,8 +199,10 @@ static void check_weight_norm(const char *g_name, const char *v_name, const char
 static void test_weight_norm(void **state) {
     (void)state;
     check_weight_norm("conv.weight_g", "conv.weight_v", "F32");
-    check_weight_norm("conv.parametrizations.weight.original0", "conv.parametrizations.weight.original1", "F32");
-    check_weight_norm("conv.parametrizations.weight.original0", "conv.parametrizations.weight.original1", "F16");
+    check_weight_norm("conv.parametrizations.weight.original0", "conv.parametrizations.weight.original1",
+                      "F32");
+    check_weight_norm("conv.parametrizations.weight.original0", "conv.parametrizations.weight.original1",
+                      "F16");
     check_weight_norm(NULL, "conv.weight", "F32");
 }
 
@@ -218,17 +221,21 @@ static void check_weight_norm_refused(const struct build_tensor *t, int count, c
 
 static void test_weight_norm_refused(void **state) {
     (void)state;
-    const struct build_tensor zero[] = {
-        {PROBE, "F32", 1, {1}, 0}, {"conv.weight_v", "I64", 3, {2, 1, 3}, 0}, {"conv.weight_g", "F32", 3, {1, 1, 3}, 1}};
+    const struct build_tensor zero[] = {{PROBE, "F32", 1, {1}, 0},
+                                        {"conv.weight_v", "I64", 3, {2, 1, 3}, 0},
+                                        {"conv.weight_g", "F32", 3, {1, 1, 3}, 1}};
     check_weight_norm_refused(zero, 1, "tensor conv.weight is missing");
     check_weight_norm_refused(zero, 2, "tensor conv.weight_g is missing");
     check_weight_norm_refused(zero, 3, "dtype I64");
-    const struct build_tensor shape[] = {
-        {PROBE, "F32", 1, {1}, 0}, {"conv.weight_v", "F32", 3, {2, 1, 3}, 1}, {"conv.weight_g", "F32", 3, {2, 1, 1}, 1}};
-    check_weight_norm_refused(shape, 3, "conv.weight_g has shape [2, 1, 1], the configuration needs [1, 1, 3]");
+    const struct build_tensor shape[] = {{PROBE, "F32", 1, {1}, 0},
+                                         {"conv.weight_v", "F32", 3, {2, 1, 3}, 1},
+                                         {"conv.weight_g", "F32", 3, {2, 1, 1}, 1}};
+    check_weight_norm_refused(shape, 3,
+                              "conv.weight_g has shape [2, 1, 1], the configuration needs [1, 1, 3]");
     /* v = 0, 0.125, 0.25: for the first of the three the norm is zero. */
-    const struct build_tensor flat[] = {
-        {PROBE, "F32", 1, {1}, 0}, {"conv.weight_v", "F32", 3, {1, 1, 3}, 0}, {"conv.weight_g", "F32", 3, {1, 1, 3}, 1}};
+    const struct build_tensor flat[] = {{PROBE, "F32", 1, {1}, 0},
+                                        {"conv.weight_v", "F32", 3, {1, 1, 3}, 0},
+                                        {"conv.weight_g", "F32", 3, {1, 1, 3}, 1}};
     struct memory m;
     struct weights w;
     struct status st = {0};
@@ -242,8 +249,9 @@ static void test_weight_norm_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_prefix),  cmocka_unit_test(test_get),         cmocka_unit_test(test_get_refused),
-        cmocka_unit_test(test_scratch), cmocka_unit_test(test_weight_norm), cmocka_unit_test(test_weight_norm_refused),
+        cmocka_unit_test(test_prefix),      cmocka_unit_test(test_get),
+        cmocka_unit_test(test_get_refused), cmocka_unit_test(test_scratch),
+        cmocka_unit_test(test_weight_norm), cmocka_unit_test(test_weight_norm_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
