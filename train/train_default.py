@@ -23,33 +23,42 @@ def log(*words):
     print(*words, flush=True)
 
 
-def prepare(args, clips, labels):
+def prepare(args, clips, labels, pool):
     """Train the front end and cache its frames, or find both from an earlier run; return their paths."""
     args.work.mkdir(parents=True, exist_ok=True)
     front = args.work / f"frontend-{args.seed}-{args.frontend_steps}.pt"
-    torch.manual_seed(args.seed)
-    net = model.build(labels)
     if not front.exists():
+        torch.manual_seed(args.seed)
+        net = model.build(labels)
         frontend.train_frontend(net, args.frontend_steps, args.seed, log)
         keep = {k: v for k, v in net.state_dict().items()
                 if "feature_extractor" in k or "feature_projection.layer_norm" in k}
         torch.save(keep, front)
     features = args.work / f"features-{args.seed}-{args.frontend_steps}-{args.variants}.pt"
     if not features.exists():
-        net.load_state_dict(torch.load(front), strict=False)
-        torch.save(classifier.cache_features(net, clips, args.variants, args.seed, log), features)
+        parts = [pool.submit(extract, args, front, clips, labels, range(k, len(clips), args.jobs))
+                 for k in range(args.jobs)]
+        torch.save({k: v for part in parts for k, v in part.result().items()}, features)
     return front, features
 
 
+def extract(args, front, clips, labels, indices):
+    """Front-end frames of some clips, as float16 arrays; runs in a process of its own."""
+    torch.set_num_threads(1)
+    net = model.build(labels)
+    net.load_state_dict(torch.load(front), strict=False)
+    return classifier.cache_features(net, clips, indices, args.variants, args.seed, log)
+
+
 def train_and_test(name, args, paths, clips, labels, train, test):
-    """Train on `train`; return the state and {clip: predicted label index} for `test`."""
+    """Train on `train`; return the state (if nothing is tested) and {clip: predicted label index} for `test`."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(args.seed)
     data.refuse_shared_speakers(clips, train, test)
     net = model.build(labels)
     net.load_state_dict(torch.load(paths[0]), strict=False)
-    cache = torch.load(paths[1])
+    cache = torch.load(paths[1], weights_only=False)
     targets = [labels.index(c.emotion) for c in clips]
     classifier.train_classifier(net, cache, targets, train, args.epochs, args.seed,
                                 lambda line: log(f"[{name}] {line}"))
@@ -58,7 +67,7 @@ def train_and_test(name, args, paths, clips, labels, train, test):
     if test:
         right = sum(guesses[i] == targets[i] for i in test)
         log(f"[{name}] {right} of {len(test)} right")
-    return net.state_dict(), guesses
+    return None if test else net.state_dict(), guesses
 
 
 def save_model(out, state, labels):
@@ -87,9 +96,9 @@ def arguments():
     parser.add_argument("--cv", action="store_true", help="cross-validate")
     parser.add_argument("--final", action="store_true", help="train on every speaker and write the model")
     parser.add_argument("--folds", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=80)
-    parser.add_argument("--frontend-steps", type=int, default=1600)
-    parser.add_argument("--variants", type=int, default=10, help="augmented versions of each clip")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--frontend-steps", type=int, default=700)
+    parser.add_argument("--variants", type=int, default=6, help="augmented versions of each clip")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, one thread each")
     args = parser.parse_args()
@@ -105,11 +114,10 @@ def main():
     torch.set_num_threads(1)
     clips = data.read_clips(args.data)
     labels = sorted({c.emotion for c in clips})
-    paths = prepare(args, clips, labels)
-    log(f"front end and features ready after {time.time() - start:.0f} s")
-
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
+        paths = prepare(args, clips, labels, pool)
+        log(f"front end and features ready after {time.time() - start:.0f} s")
         submit = lambda name, train, test: pool.submit(train_and_test, name, args, paths, clips, labels, train, test)
         final = submit("final", list(range(len(clips))), []) if args.final else None
         groups = data.speaker_folds(clips, args.folds) if args.cv else []

@@ -332,7 +332,7 @@ each(
         )
         for name in (
             "encoder.layers.0.attention.rel_attn_embed.weight",
-            "encoder.layers.1.adapter_layer.norm.weight",
+            "encoder.layers.0.adapter_layer.norm.weight",
             "feature_projection.dense.weight",
         )
     ],

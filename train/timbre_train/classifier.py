@@ -13,25 +13,25 @@ BATCH, PEAK_RATE, SMOOTHING = 32, 1.5e-3, 0.1
 
 
 @torch.no_grad()
-def cache_features(model, clips, variants, seed, log=print):
-    """Front-end frames of every clip: the original, then `variants` augmented versions."""
+def cache_features(model, clips, indices, variants, seed, log=print):
+    """Front-end frames {index: [the original, `variants` augmented versions]} of the clips at `indices`."""
     extractor = model.wav2vec2.feature_extractor.eval()
-    start, cache = time.time(), []
-    for index, clip in enumerate(clips):
+    start, cache = time.time(), {}
+    for index in indices:
         rng = np.random.default_rng([seed, index])
-        samples = load_audio(clip.path)
+        samples = load_audio(clips[index].path)
         versions = [samples] + [perturb(samples, rng) for _ in range(variants)]
-        cache.append([extractor(torch.from_numpy(normalise(v))[None])[0].T.half() for v in versions])
-        if (index + 1) % 100 == 0:
-            log(f"features {index + 1}/{len(clips)} clips {time.time() - start:.0f} s")
+        cache[index] = [extractor(torch.from_numpy(normalise(v))[None])[0].T.half().numpy() for v in versions]
+        if len(cache) % 50 == 0:
+            log(f"features of {len(cache)}/{len(indices)} clips {time.time() - start:.0f} s")
     return cache
 
 
 def _excerpt(frames, rng):
     """A random excerpt, played a little faster or slower at the same pitch."""
-    length = min(int(rng.integers(80, 160)), len(frames))
+    length = min(int(rng.integers(60, 125)), len(frames))
     first = int(rng.integers(0, len(frames) - length + 1))
-    frames = frames[first:first + length].float()
+    frames = torch.from_numpy(frames[first:first + length]).float()
     stretched = max(20, int(length * rng.uniform(0.85, 1.2)))
     return F.interpolate(frames.T[None], size=stretched, mode="linear", align_corners=True)[0].T
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from .synth import RATE, speech_like
 
 WINDOW, HOP, BANDS = 400, 320, 48
+BATCH, SAMPLES, PEAK_RATE = 6, 20240, 2e-3
 
 
 def _mel_filters():
@@ -38,14 +39,14 @@ def train_frontend(model, steps, seed, log=print):
     norm = model.wav2vec2.feature_projection.layer_norm
     head = nn.Linear(norm.normalized_shape[0], BANDS + 2)
     params = [*extractor.parameters(), *norm.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(params, lr=3e-3, weight_decay=1e-3, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps, pct_start=0.08)
+    optimiser = torch.optim.AdamW(params, lr=PEAK_RATE, weight_decay=1e-3, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK_RATE, total_steps=steps, pct_start=0.08)
     reference = log_mel(speech_like(64, RATE, generator)[0])
     mean, std = reference.mean(dim=(0, 1)), reference.std(dim=(0, 1))
     extractor.train()
     start, running = time.time(), None
     for step in range(steps):
-        signals, pitch, voicing = speech_like(16, 20240, generator)
+        signals, pitch, voicing = speech_like(BATCH, SAMPLES, generator)
         target = (log_mel(signals) - mean) / std
         centre = torch.arange(target.shape[1]) * HOP + WINDOW // 2
         tone, voiced = torch.log2(pitch[:, centre] / 180), voicing[:, centre]
@@ -64,4 +65,3 @@ def train_frontend(model, steps, seed, log=print):
         if (step + 1) % 50 == 0:
             log(f"front end step {step + 1}/{steps} spectrum {running[0]:.3f} pitch {running[1]:.3f} "
                 f"voicing {running[2]:.3f} {time.time() - start:.0f} s")
-    return head, mean, std
