@@ -86,20 +86,27 @@ static tile_fn *const tiles[GEMM_VECTORS][8] = {{NAMES_8(1)}, {NAMES_6(2)}};
 static const int height_max[GEMM_VECTORS] = {8, 6};
 #endif
 
+/* One vector of the product from its sum. */
+ALWAYS_INLINE vf finish_vector(enum kernels_activation act, const struct gemm *g, vf sum, int64_t column) {
+    const vf bias = v_load(g->bias + column);
+    return vmath_activate(act, g->scale ? v_fma(sum, v_load(g->scale + column), bias) : sum + bias);
+}
+
 /* Finishes the sums c [rows, width] of columns [column, column + width) and writes those below n. */
 ALWAYS_INLINE void finish_rows(enum kernels_activation act, const struct gemm *g, const float *c, int64_t c_stride,
                                int64_t row, int64_t rows, int64_t column, int64_t width) {
+    const int64_t left = cpu_min(width, g->n - column), whole = left / LANES * LANES;
     for (int64_t i = 0; i < rows; i++) {
         float *y = g->y + (row + i) * g->y_stride + column;
         const float *residual = g->residual ? g->residual + (row + i) * g->y_stride + column : NULL;
-        for (int64_t j = 0; j < width; j += LANES) {
-            vf v = v_load(c + i * c_stride + j), bias = v_load(g->bias + column + j);
-            v = vmath_activate(act, g->scale ? v_fma(v, v_load(g->scale + column + j), bias) : v + bias);
-            int64_t left = g->n - column - j;
-            if (left >= LANES)
-                v_store(y + j, residual ? v + v_load(residual + j) : v);
-            else
-                v_store_first(y + j, residual ? v + v_load_first(residual + j, (int)left) : v, (int)left);
+        for (int64_t j = 0; j < whole; j += LANES) {
+            vf v = finish_vector(act, g, v_load(c + i * c_stride + j), column + j);
+            v_store(y + j, residual ? v + v_load(residual + j) : v);
+        }
+        if (whole < left) {
+            vf v = finish_vector(act, g, v_load(c + i * c_stride + whole), column + whole);
+            const int rest = (int)(left - whole);
+            v_store_first(y + whole, residual ? v + v_load_first(residual + whole, rest) : v, rest);
         }
     }
 }
@@ -147,7 +154,7 @@ ALWAYS_INLINE void add_block(float *c, int64_t c_stride, const float *a, int64_t
     for (int64_t i = 0; i < count; i++) { /* heights that differ by one at most, so that no tile is a thin rest */
         const int64_t first = i * rows / count, height = (i + 1) * rows / count - first;
         const bool more = ahead < ahead_end;
-        if (g)
+        if (g && k >= 64) /* else there is no time to gain */
             prefetch_rows(g, row + first, height, column, width);
         tiles[vectors - 1][height - 1](c + first * c_stride, c_stride, a + first * a_stride, a_stride, b, k, add,
                                        more ? ahead : b, more ? step : 0);
@@ -173,7 +180,7 @@ void CPU_NAME(gemm_block)(const struct gemm *g, int64_t row, int64_t rows, int64
             const float *ahead = p + 1 < end      ? g->b + (p + 1) * GEMM_PANEL * g->k + first * gemm_width(g->n, p + 1)
                                  : i + 1 < blocks ? g->b + panel * GEMM_PANEL * g->k + last * gemm_width(g->n, panel)
                                                   : next;
-            add_block(sums + (p - panel) * GEMM_PANEL, panels * GEMM_PANEL, g->a + row * g->a_stride + first,
+            add_block(sums + (p - panel) * rows * GEMM_PANEL, GEMM_PANEL, g->a + row * g->a_stride + first,
                       g->a_stride, g->b + p * GEMM_PANEL * g->k + first * width, last - first, rows, width, i > 0,
                       ahead, ahead ? (last - first) * width : 0, i + 1 == blocks ? g : NULL, row, p * GEMM_PANEL);
         }
