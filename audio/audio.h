@@ -1,9 +1,10 @@
 /* audio: from bytes in any format to mono fp32 samples at the model's rate.
  *
- * Files: libsndfile for what it reads, from memory; everything else through the ffmpeg program in a confined child
- * process (audio/ffmpeg.h). Raw samples: PCM16, fp32, mu-law, A-law with stated rate and channels. Channels are mixed
- * down by their average, then resampled with libsoxr (high quality, as librosa does). Nothing is allocated because of
- * what a header claims: memory grows with samples that were really decoded. */
+ * Files: libsndfile for what it reads, from memory; everything else through the ffmpeg program in a confined
+ * child process (audio/ffmpeg.h). Raw samples: PCM16, fp32, mu-law, A-law with stated rate and channels.
+ * Channels are mixed down by their average, then resampled with libsoxr (high quality, as librosa does).
+ * Nothing is allocated because of what a header claims: memory grows with samples that were really decoded.
+ */
 #ifndef TIMBRE_AUDIO_AUDIO_H
 #define TIMBRE_AUDIO_AUDIO_H
 
@@ -20,10 +21,10 @@ enum {
 };
 
 enum audio_encoding {
-    AUDIO_FILE, /* a file of any format; rate and channels are its own */
-    AUDIO_PCM16, /* signed 16 bit little-endian, full scale 32768 */
+    AUDIO_FILE,    /* a file of any format; rate and channels are its own */
+    AUDIO_PCM16,   /* signed 16 bit little-endian, full scale 32768 */
     AUDIO_FLOAT32, /* little-endian, full scale 1.0 */
-    AUDIO_MULAW, /* ITU-T G.711 */
+    AUDIO_MULAW,   /* ITU-T G.711 */
     AUDIO_ALAW,
 };
 
@@ -39,9 +40,9 @@ struct audio_limits {
     const char *ffmpeg;    /* the program (FFMPEG_BIN); NULL: "ffmpeg" on PATH; "" : never use one */
 };
 
-#define AUDIO_BYTES_MAX_DEFAULT ((size_t)256 << 20)
+#define AUDIO_BYTES_MAX_DEFAULT      ((size_t)256 << 20)
 #define AUDIO_DURATION_S_MAX_DEFAULT 1800.0
-#define AUDIO_DECODE_MS_MAX_DEFAULT 8000
+#define AUDIO_DECODE_MS_MAX_DEFAULT  8000
 
 void audio_limits_init(struct audio_limits *l); /* the defaults */
 
@@ -56,17 +57,18 @@ struct audio_clip {
 };
 void audio_clip_free(struct audio_clip *c);
 
-/* Decodes `bytes` bytes. Errors: INVALID_ARGUMENT (not decodable, no audio in it, samples that are not finite: what
- * and where), RESOURCE_EXHAUSTED (a limit: its name and value; or memory), UNAVAILABLE (ffmpeg is needed and missing),
- * DEADLINE_EXCEEDED (ffmpeg took longer than decode_ms_max). A file that ends early gives what was readable when at
- * least one sample was. On error `clip` holds nothing. Thread-safe. */
+/* Decodes `bytes` bytes. Errors: INVALID_ARGUMENT (not decodable, no audio in it, samples that are not
+ * finite: what and where), RESOURCE_EXHAUSTED (a limit: its name and value; or memory), UNAVAILABLE (ffmpeg
+ * is needed and missing), DEADLINE_EXCEEDED (ffmpeg took longer than decode_ms_max). A file that ends early
+ * gives what was readable when at least one sample was. On error `clip` holds nothing. Thread-safe. */
 int audio_decode(struct audio_clip *clip, const void *data, size_t bytes, const struct audio_format *format,
                  int rate_hz, const struct audio_limits *limits, struct status *st);
 
-/* The level rule for "no speech". The clip is cut into frames of 25 ms, 10 ms apart; a frame's level is the RMS of its
- * samples less the clip's mean (so that a constant offset is silence). A clip whose loudest frame is below
- * AUDIO_SILENCE_DBFS_MAX is silence. -60 dBFS lies under any speech that was recorded to be heard and above
- * the noise of a muted line (8-bit companding idles at about -66 dBFS). A clip of no samples is silence. */
+/* The level rule for "no speech". The clip is cut into frames of 25 ms, 10 ms apart; a frame's level is the
+ * RMS of its samples less the clip's mean (so that a constant offset is silence). A clip whose loudest frame
+ * is below AUDIO_SILENCE_DBFS_MAX is silence. -60 dBFS lies under any speech that was recorded to be heard
+ * and above the noise of a muted line (8-bit companding idles at about -66 dBFS). A clip of no samples is
+ * silence. */
 #define AUDIO_SILENCE_DBFS_MAX (-60.0)
 bool audio_is_silent(const float *samples, int64_t count, int rate_hz);
 /* The loudest frame's level in dB relative to full scale; -INFINITY for digital silence. */

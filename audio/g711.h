@@ -4,7 +4,8 @@
 
 #include <stdint.h>
 
-/* 14-bit (mu-law) and 13-bit (A-law) values, scaled to 16 bit as everybody does: -32124..32124 and -32256..32256. */
+/* 14-bit (mu-law) and 13-bit (A-law) values, scaled to 16 bit as everybody does: -32124..32124 and
+ * -32256..32256. */
 int16_t g711_decode_mulaw(uint8_t code);
 int16_t g711_decode_alaw(uint8_t code);
 

@@ -1,7 +1,9 @@
 /* arena: one allocation for everything that lives equally long.
  *
- * Sizes come from a table, so an arena is used in two passes over the same code: the first over a counting arena
- * (`arena_init_counting`), whose pointers are NULL; then `arena_init` with the bytes counted. Not thread-safe. */
+ * Sizes come from a table, so an arena is used in two passes over the same code: the first over a counting
+ * arena
+ * (`arena_init_counting`), whose pointers are NULL; then `arena_init` with the bytes counted. Not
+ * thread-safe. */
 #ifndef TIMBRE_BASE_ARENA_H
 #define TIMBRE_BASE_ARENA_H
 
@@ -27,8 +29,8 @@ int arena_init(struct arena *a, size_t bytes, const char *what, struct status *s
 
 void arena_free(struct arena *a); /* also of an arena that is all zero */
 
-/* `count * size` bytes aligned to ARENA_ALIGN_BYTES, valid until arena_free. NULL while counting, and NULL with
- * `failed` set when it does not fit: callers check `failed` once, after the last call. */
+/* `count * size` bytes aligned to ARENA_ALIGN_BYTES, valid until arena_free. NULL while counting, and NULL
+ * with `failed` set when it does not fit: callers check `failed` once, after the last call. */
 void *arena_alloc(struct arena *a, size_t count, size_t size);
 
 #endif

@@ -1,4 +1,5 @@
-/* check: arithmetic on sizes that came from outside. Each returns true when the result fits, and only then sets *r. */
+/* check: arithmetic on sizes that came from outside. Each returns true when the result fits, and only then
+ * sets *r. */
 #ifndef TIMBRE_BASE_CHECK_H
 #define TIMBRE_BASE_CHECK_H
 

@@ -11,7 +11,8 @@
 static int open_file(const char *path, int *fd, struct stat *info, struct status *st) {
     *fd = open(path, O_RDONLY | O_CLOEXEC);
     if (*fd < 0)
-        return status_set(st, errno == ENOENT || errno == ENOTDIR ? STATUS_NOT_FOUND : STATUS_INVALID_ARGUMENT,
+        return status_set(st,
+                          errno == ENOENT || errno == ENOTDIR ? STATUS_NOT_FOUND : STATUS_INVALID_ARGUMENT,
                           "%s: %s", path, strerror(errno));
     if (fstat(*fd, info) != 0 || S_ISDIR(info->st_mode)) {
         close(*fd);
@@ -35,7 +36,8 @@ int file_map_init(struct file_map *m, const char *path, struct status *st) {
         if (p == MAP_FAILED) {
             int error = errno;
             close(fd);
-            return status_set(st, STATUS_RESOURCE_EXHAUSTED, "%s: cannot be mapped: %s", path, strerror(error));
+            return status_set(st, STATUS_RESOURCE_EXHAUSTED, "%s: cannot be mapped: %s", path,
+                              strerror(error));
         }
         m->data = p;
         m->bytes = (uint64_t)info.st_size;
@@ -67,7 +69,8 @@ int file_read(char **data, size_t *bytes, const char *path, size_t bytes_max, co
     struct stat info = {0};
     if (open_file(path, &fd, &info, st))
         return -1;
-    size_t capacity = S_ISREG(info.st_mode) && (uint64_t)info.st_size < bytes_max ? (size_t)info.st_size + 2 : 65536;
+    size_t capacity =
+        S_ISREG(info.st_mode) && (uint64_t)info.st_size < bytes_max ? (size_t)info.st_size + 2 : 65536;
     size_t used = 0;
     char *buffer = malloc(capacity);
     while (buffer) {
@@ -87,7 +90,8 @@ int file_read(char **data, size_t *bytes, const char *path, size_t bytes_max, co
         }
         used += (size_t)n;
         if (used > bytes_max) {
-            status_set(st, STATUS_RESOURCE_EXHAUSTED, "%s: more than %s (%zu bytes)", path, limit_name, bytes_max);
+            status_set(st, STATUS_RESOURCE_EXHAUSTED, "%s: more than %s (%zu bytes)", path, limit_name,
+                       bytes_max);
             goto fail;
         }
         if (n == 0) {

@@ -7,13 +7,15 @@
 
 #include "base/status.h"
 
-/* A file mapped read-only. It must not be cut short by others while mapped (a model folder is not written to). */
+/* A file mapped read-only. It must not be cut short by others while mapped (a model folder is not written
+ * to). */
 struct file_map {
     const unsigned char *data; /* NULL when the file is empty */
     uint64_t bytes;
 };
 
-/* Errors: NOT_FOUND (no such file), INVALID_ARGUMENT (not a regular file), RESOURCE_EXHAUSTED. The path is named. */
+/* Errors: NOT_FOUND (no such file), INVALID_ARGUMENT (not a regular file), RESOURCE_EXHAUSTED. The path is
+ * named. */
 int file_map_init(struct file_map *m, const char *path, struct status *st);
 void file_map_free(struct file_map *m);
 

@@ -29,11 +29,11 @@ static bool depth_is_within(const char *data, size_t bytes, int limit) {
 int json_parse(cJSON **root, const char *data, size_t bytes, const char *where, struct status *st) {
     *root = NULL;
     if (bytes > JSON_BYTES_MAX)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %zu bytes of JSON are more than the limit of %d", where,
-                          bytes, JSON_BYTES_MAX);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %zu bytes of JSON are more than the limit of %d",
+                          where, bytes, JSON_BYTES_MAX);
     if (!depth_is_within(data, bytes, JSON_DEPTH_MAX))
-        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: JSON is nested deeper than the limit of %d", where,
-                          JSON_DEPTH_MAX);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: JSON is nested deeper than the limit of %d",
+                          where, JSON_DEPTH_MAX);
     const char *end = NULL;
     cJSON *tree = cJSON_ParseWithLengthOpts(data, bytes, &end, 0);
     if (!tree) {
@@ -44,8 +44,8 @@ int json_parse(cJSON **root, const char *data, size_t bytes, const char *where, 
         end++;
     if (end != data + bytes) {
         cJSON_Delete(tree);
-        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: not valid JSON: more text after it, at byte %zu", where,
-                          (size_t)(end - data));
+        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: not valid JSON: more text after it, at byte %zu",
+                          where, (size_t)(end - data));
     }
     *root = tree;
     return 0;
@@ -56,8 +56,8 @@ static const cJSON *get(const cJSON *object, const char *key) {
     return item && !cJSON_IsNull(item) ? item : NULL;
 }
 
-int json_get_int(const cJSON *object, const char *key, int64_t lo, int64_t hi, int64_t *value, const char *where,
-                 struct status *st) {
+int json_get_int(const cJSON *object, const char *key, int64_t lo, int64_t hi, int64_t *value,
+                 const char *where, struct status *st) {
     const cJSON *item = get(object, key);
     if (!item)
         return 0;
@@ -65,14 +65,14 @@ int json_get_int(const cJSON *object, const char *key, int64_t lo, int64_t hi, i
     if (!(d == floor(d)) || fabs(d) > 9007199254740992.0)
         return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %s is not a whole number", where, key);
     if (d < (double)lo || d > (double)hi)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %s is %.0f, which is not in %lld..%lld", where, key, d,
-                          (long long)lo, (long long)hi);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %s is %.0f, which is not in %lld..%lld", where,
+                          key, d, (long long)lo, (long long)hi);
     *value = (int64_t)d;
     return 0;
 }
 
-int json_get_double(const cJSON *object, const char *key, double lo, double hi, double *value, const char *where,
-                    struct status *st) {
+int json_get_double(const cJSON *object, const char *key, double lo, double hi, double *value,
+                    const char *where, struct status *st) {
     const cJSON *item = get(object, key);
     if (!item)
         return 0;
@@ -80,7 +80,8 @@ int json_get_double(const cJSON *object, const char *key, double lo, double hi, 
     if (!isfinite(d))
         return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %s is not a number", where, key);
     if (d < lo || d > hi)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %s is %g, which is not in %g..%g", where, key, d, lo, hi);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %s is %g, which is not in %g..%g", where, key, d,
+                          lo, hi);
     *value = d;
     return 0;
 }
@@ -95,7 +96,8 @@ int json_get_bool(const cJSON *object, const char *key, bool *value, const char 
     return 0;
 }
 
-int json_get_string(const cJSON *object, const char *key, const char **value, const char *where, struct status *st) {
+int json_get_string(const cJSON *object, const char *key, const char **value, const char *where,
+                    struct status *st) {
     const cJSON *item = get(object, key);
     if (!item)
         return 0;

@@ -18,20 +18,22 @@ enum {
     JSON_DEPTH_MAX = 64,
 };
 
-/* Parses exactly `bytes` bytes (no zero needed); free the result with cJSON_Delete. White space may follow, nothing
- * else. Errors, INVALID_ARGUMENT with `where`: too long, too deep, not JSON (with the byte offset). */
+/* Parses exactly `bytes` bytes (no zero needed); free the result with cJSON_Delete. White space may follow,
+ * nothing else. Errors, INVALID_ARGUMENT with `where`: too long, too deep, not JSON (with the byte offset).
+ */
 int json_parse(cJSON **root, const char *data, size_t bytes, const char *where, struct status *st);
 
-/* A whole number in lo..hi. `key` absent or null: *value stays, 0. Of another type, not whole or out of range:
- * INVALID_ARGUMENT "<where>: <key>: ...". */
-int json_get_int(const cJSON *object, const char *key, int64_t lo, int64_t hi, int64_t *value, const char *where,
-                 struct status *st);
+/* A whole number in lo..hi. `key` absent or null: *value stays, 0. Of another type, not whole or out of
+ * range: INVALID_ARGUMENT "<where>: <key>: ...". */
+int json_get_int(const cJSON *object, const char *key, int64_t lo, int64_t hi, int64_t *value,
+                 const char *where, struct status *st);
 /* A finite number in lo..hi; absent or null keeps *value. */
-int json_get_double(const cJSON *object, const char *key, double lo, double hi, double *value, const char *where,
-                    struct status *st);
+int json_get_double(const cJSON *object, const char *key, double lo, double hi, double *value,
+                    const char *where, struct status *st);
 /* true or false; absent or null keeps *value. */
 int json_get_bool(const cJSON *object, const char *key, bool *value, const char *where, struct status *st);
 /* Points *value into the tree; absent or null keeps *value. */
-int json_get_string(const cJSON *object, const char *key, const char **value, const char *where, struct status *st);
+int json_get_string(const cJSON *object, const char *key, const char **value, const char *where,
+                    struct status *st);
 
 #endif

@@ -31,17 +31,19 @@ void log_write(enum log_level level, const char *component, const char *format, 
     struct text out;
     text_init(&out, line, sizeof line - 1);
     if (as_json) {
-        text_printf(&out, "{\"time\":\"%s\",\"level\":\"%s\",\"component\":\"%s\",\"message\":", date, names[level],
-                    component);
+        text_printf(&out, "{\"time\":\"%s\",\"level\":\"%s\",\"component\":\"%s\",\"message\":", date,
+                    names[level], component);
         text_put_json_string(&out, text);
         text_printf(&out, "}");
     } else {
-        for (char *c = text; *c; c++) /* a name with a line break in it must not look like a line of its own */
+        for (char *c = text; *c;
+             c++) /* a name with a line break in it must not look like a line of its own */
             *c = (unsigned char)*c < ' ' ? ' ' : *c;
         text_printf(&out, "%s %-5s %s: %s", date, names[level], component, text);
     }
     size_t n = strlen(line);
     line[n++] = '\n';
-    ssize_t written = write(STDERR_FILENO, line, n); /* one call, so that lines of several threads do not mix */
+    ssize_t written =
+        write(STDERR_FILENO, line, n); /* one call, so that lines of several threads do not mix */
     (void)written;
 }

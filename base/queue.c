@@ -19,7 +19,8 @@ int queue_new(struct queue **out, size_t depth, struct status *st) {
     size_t bytes;
     if (depth == 0)
         return status_set(st, STATUS_INVALID_ARGUMENT, "a queue needs a depth of at least 1");
-    if (!check_mul_size(depth, sizeof(void *), &bytes) || !check_add_size(bytes, sizeof(struct queue), &bytes))
+    if (!check_mul_size(depth, sizeof(void *), &bytes) ||
+        !check_add_size(bytes, sizeof(struct queue), &bytes))
         return status_set_no_memory(st, depth, "a queue");
     struct queue *q = calloc(1, bytes);
     if (!q)

@@ -27,7 +27,8 @@ int sha256_file(char *hex, const char *path, struct status *st) {
     unsigned char digest[EVP_MAX_MD_SIZE];
     int result = -1, fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return status_set(st, errno == ENOENT || errno == ENOTDIR ? STATUS_NOT_FOUND : STATUS_INVALID_ARGUMENT,
+        return status_set(st,
+                          errno == ENOENT || errno == ENOTDIR ? STATUS_NOT_FOUND : STATUS_INVALID_ARGUMENT,
                           "%s: %s", path, strerror(errno));
     unsigned char *piece = malloc(PIECE_BYTES);
     EVP_MD_CTX *ctx = EVP_MD_CTX_new();

@@ -8,8 +8,8 @@
 
 enum { SHA256_HEX_BYTES = 65 }; /* 64 digits and the zero */
 
-/* `hex` takes SHA256_HEX_BYTES. Errors: RESOURCE_EXHAUSTED, and for the file those of opening and reading it. The file
- * is read in pieces and not mapped, so that it does not count as resident memory. */
+/* `hex` takes SHA256_HEX_BYTES. Errors: RESOURCE_EXHAUSTED, and for the file those of opening and reading it.
+ * The file is read in pieces and not mapped, so that it does not count as resident memory. */
 int sha256_memory(char *hex, const void *data, size_t bytes, struct status *st);
 int sha256_file(char *hex, const char *path, struct status *st);
 

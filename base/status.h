@@ -1,8 +1,8 @@
 /* status: why a call failed, in a form that can travel to a caller.
  *
- * Convention of the whole project: a function that can fail returns 0 for success and -1 for failure, and takes a
- * `struct status *` last. On failure it fills that struct; on success it leaves it alone. The message is one sentence
- * that names the file, tensor, field or limit concerned, and never ends with a newline. */
+ * Convention of the whole project: a function that can fail returns 0 for success and -1 for failure, and
+ * takes a `struct status *` last. On failure it fills that struct; on success it leaves it alone. The message
+ * is one sentence that names the file, tensor, field or limit concerned, and never ends with a newline. */
 #ifndef TIMBRE_BASE_STATUS_H
 #define TIMBRE_BASE_STATUS_H
 

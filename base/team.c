@@ -108,7 +108,8 @@ static void begin_generation(struct team *t) {
 int team_new(struct team **out, int threads, bool pin, struct status *st) {
     *out = NULL;
     if (threads < 0 || threads > TEAM_THREADS_MAX)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "threads: %d is not in 0..%d", threads, TEAM_THREADS_MAX);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "threads: %d is not in 0..%d", threads,
+                          TEAM_THREADS_MAX);
     if (threads == 0)
         threads = team_count_processors();
     if (threads > TEAM_THREADS_MAX)

@@ -20,11 +20,12 @@ void text_free(struct text *t);
 void text_put(struct text *t, const char *s);
 void text_printf(struct text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* `s` in double quotes, escaped. Bytes that are not UTF-8 become U+FFFD, so that the result is always valid JSON. */
+/* `s` in double quotes, escaped. Bytes that are not UTF-8 become U+FFFD, so that the result is always valid
+ * JSON. */
 void text_put_json_string(struct text *t, const char *s);
 
-/* A decimal that reads back to the same float (double), the shortest but for subnormal numbers; NaN and infinities,
- * which JSON lacks, as null. */
+/* A decimal that reads back to the same float (double), the shortest but for subnormal numbers; NaN and
+ * infinities, which JSON lacks, as null. */
 void text_put_json_float(struct text *t, float value);
 void text_put_json_double(struct text *t, double value);
 /* "[1,2.5]"; NULL or count 0 gives "[]". */

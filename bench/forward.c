@@ -2,9 +2,10 @@
  *
  * usage: bench_forward MODEL_DIR [--threads N] [--rounds N] [--device NAME] [--json]
  *
- * Columns: 1, 3 and 10 s alone, 8 clips of 3 s, and 16 clips of 1 to 10 s together (about 70 s of audio). Before anything
- * is timed, the mixed batch is checked to give each clip the bits it gets alone. Peak and workloads take turns, so that
- * a machine that changes its speed changes both; the best of the rounds is printed beside the median. */
+ * Columns: 1, 3 and 10 s alone, 8 clips of 3 s, and 16 clips of 1 to 10 s together (about 70 s of audio).
+ * Before anything is timed, the mixed batch is checked to give each clip the bits it gets alone. Peak and
+ * workloads take turns, so that a machine that changes its speed changes both; the best of the rounds is
+ * printed beside the median. */
 #include <getopt.h>
 #include <math.h>
 #include <stdio.h>
@@ -30,15 +31,18 @@ static struct workload workloads[WORKLOADS] = {
     {.name = "3 s", .clips = 1, .seconds = {3}},
     {.name = "10 s", .clips = 1, .seconds = {10}},
     {.name = "8 x 3 s", .clips = 8, .seconds = {3, 3, 3, 3, 3, 3, 3, 3}},
-    {.name = "16 mixed", .clips = 16, .seconds = {1.0, 9.3, 2.4, 6.1, 3.7, 1.6, 8.2, 4.9, 2.0, 5.5, 3.1, 10.0, 1.3, 6.8, 2.7, 1.1}},
+    {.name = "16 mixed",
+     .clips = 16,
+     .seconds = {1.0, 9.3, 2.4, 6.1, 3.7, 1.6, 8.2, 4.9, 2.0, 5.5, 3.1, 10.0, 1.3, 6.8, 2.7, 1.1}},
 };
 
-/* Multiplications and additions of a clip, counted as two each: what the layers need, whatever a kernel does. */
+/* Multiplications and additions of a clip, counted as two each: what the layers need, whatever a kernel does.
+ */
 static double count_flop(const struct config *c, int64_t samples) {
     double flop = 0;
     for (int l = 0; l < c->conv.levels; l++)
-        flop += 2.0 * (double)batch_count_rows(&c->conv, l + 1, samples) * c->conv_dim[l] * c->conv.kernel[l] *
-                (l ? c->conv_dim[l - 1] : 1);
+        flop += 2.0 * (double)batch_count_rows(&c->conv, l + 1, samples) * c->conv_dim[l] *
+                c->conv.kernel[l] * (l ? c->conv_dim[l - 1] : 1);
     double t = (double)batch_count_rows(&c->conv, c->conv.levels, samples), h = c->hidden;
     flop += 2 * t * c->conv_dim[c->conv.levels - 1] * h;
     flop += 2 * t * h * (h / c->pos_conv_groups) * c->pos_conv_kernel;
@@ -46,8 +50,8 @@ static double count_flop(const struct config *c, int64_t samples) {
     return flop;
 }
 
-static void make_clips(struct model_clip *clips, const struct workload *w, float *noise, float *logits, int labels,
-                       int rate) {
+static void make_clips(struct model_clip *clips, const struct workload *w, float *noise, float *logits,
+                       int labels, int rate) {
     for (int i = 0; i < w->clips; i++)
         clips[i] = (struct model_clip){.samples = noise + 1000 * i,
                                        .count = (int64_t)(w->seconds[i] * rate),
@@ -79,8 +83,8 @@ static void print_results(double *peak, int rounds, bool json) {
     double best_peak = peak[rounds - 1], median_peak = peak[rounds / 2];
     if (!json) {
         printf("FMA peak: best %.0f, median %.0f GF/s\n", best_peak, median_peak);
-        printf("%-9s %8s %9s %9s %10s %8s %8s %12s\n", "", "audio s", "best ms", "median ms", "GF/s best", "% peak",
-               "% median", "ms / audio s");
+        printf("%-9s %8s %9s %9s %10s %8s %8s %12s\n", "", "audio s", "best ms", "median ms", "GF/s best",
+               "% peak", "% median", "ms / audio s");
     } else {
         printf("{\"peak_best\":%g,\"peak_median\":%g", best_peak, median_peak);
     }
@@ -89,8 +93,8 @@ static void print_results(double *peak, int rounds, bool json) {
         qsort(w->ms, (size_t)rounds, sizeof *w->ms, compare);
         double best = w->ms[0], median = w->ms[rounds / 2];
         if (json)
-            printf(",\"%s\":{\"audio_s\":%g,\"gflop\":%g,\"best_ms\":%g,\"median_ms\":%g}", w->name, w->audio_s,
-                   w->gflop, best, median);
+            printf(",\"%s\":{\"audio_s\":%g,\"gflop\":%g,\"best_ms\":%g,\"median_ms\":%g}", w->name,
+                   w->audio_s, w->gflop, best, median);
         else
             printf("%-9s %8.1f %9.2f %9.2f %10.1f %8.1f %8.1f %12.2f\n", w->name, w->audio_s, best, median,
                    w->gflop / best * 1e3, 100 * w->gflop / best * 1e3 / best_peak,
@@ -104,7 +108,8 @@ static int run(const struct model *m, struct model_worker *worker, int threads, 
     const size_t most = (size_t)(10 * rate + 1000 * CLIPS_MAX);
     static struct model_clip clips[WORKLOADS][CLIPS_MAX];
     static double peak[ROUNDS_MAX];
-    float *noise = malloc(most * sizeof *noise), *logits = calloc((size_t)(CLIPS_MAX * labels), sizeof *logits);
+    float *noise = malloc(most * sizeof *noise),
+          *logits = calloc((size_t)(CLIPS_MAX * labels), sizeof *logits);
     struct status st = {0};
     if (!noise || !logits)
         return 3;
@@ -122,7 +127,8 @@ static int run(const struct model *m, struct model_worker *worker, int threads, 
         }
     }
     struct model_clip *mixed = clips[WORKLOADS - 1];
-    if (model_worker_run(worker, mixed, CLIPS_MAX, &st) || !check_invariance(worker, mixed, CLIPS_MAX, labels)) {
+    if (model_worker_run(worker, mixed, CLIPS_MAX, &st) ||
+        !check_invariance(worker, mixed, CLIPS_MAX, labels)) {
         fprintf(stderr, "the batch changes a clip's bits: %s\n", st.message);
         return 1;
     }
@@ -166,7 +172,8 @@ int main(int argc, char **argv) {
             return 2;
     }
     if (optind + 1 != argc || rounds < 1 || rounds > ROUNDS_MAX) {
-        fprintf(stderr, "usage: bench_forward MODEL_DIR [--threads N] [--rounds 1..%d] [--device NAME] [--json]\n",
+        fprintf(stderr,
+                "usage: bench_forward MODEL_DIR [--threads N] [--rounds 1..%d] [--device NAME] [--json]\n",
                 ROUNDS_MAX);
         return 2;
     }

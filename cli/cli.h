@@ -28,7 +28,8 @@ bool cli_parse_double(const char *option, const char *text, double lo, double hi
 const char *cli_default_model(void);
 
 /* Prints "timbre COMMAND: MESSAGE" on standard error; returns `exit_status`. */
-int cli_fail(const char *command, int exit_status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+int cli_fail(const char *command, int exit_status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* ---- output.c: one result ---- */
 

@@ -1,22 +1,22 @@
-/* timbre inspect: the load report of a model folder. It loads the model completely, so what it accepts will serve. */
+/* timbre inspect: the load report of a model folder. It loads the model completely, so what it accepts will
+ * serve. */
 #include <getopt.h>
 #include <stdio.h>
 
 #include "cli/cli.h"
 
-static const char HELP[] = "usage: timbre inspect [--json] [--labels FILE] [--output NAME] [--head-activation NAME] [DIR]\n"
-                           "\n"
-                           "Loads the model in DIR (default: the shipped one) and tells what it is: family, head, labels,\n"
-                           "tensors used and not used, rate, licence, digest, warnings. Exit status 3 and one sentence when\n"
-                           "it does not load.\n";
+static const char HELP[] =
+    "usage: timbre inspect [--json] [--labels FILE] [--output NAME] [--head-activation NAME] [DIR]\n"
+    "\n"
+    "Loads the model in DIR (default: the shipped one) and tells what it is: family, head, labels,\n"
+    "tensors used and not used, rate, licence, digest, warnings. Exit status 3 and one sentence when\n"
+    "it does not load.\n";
 
 int cli_inspect(int argc, char **argv) {
-    static const struct option options[] = {{"json", no_argument, NULL, 'j'},
-                                            {"labels", required_argument, NULL, 'l'},
-                                            {"output", required_argument, NULL, 'o'},
-                                            {"head-activation", required_argument, NULL, 'a'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"json", no_argument, NULL, 'j'},         {"labels", required_argument, NULL, 'l'},
+        {"output", required_argument, NULL, 'o'}, {"head-activation", required_argument, NULL, 'a'},
+        {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0}};
     struct model_options o = {0};
     bool json = false;
     for (int option; (option = getopt_long(argc, argv, "h", options, NULL)) != -1;) {

@@ -19,8 +19,10 @@ static void print_usage(FILE *to) {
     fprintf(to, "usage: timbre COMMAND [OPTION]...\n\n");
     for (int i = 0; i < COMMANDS; i++)
         fprintf(to, "  %-9s %s\n", commands[i].name, commands[i].summary);
-    fprintf(to, "\n`timbre COMMAND --help` tells its options. Exit status: 0 all well, 1 some input failed, 2 wrong "
-                "usage, 3 could not start.\n");
+    fprintf(
+        to,
+        "\n`timbre COMMAND --help` tells its options. Exit status: 0 all well, 1 some input failed, 2 wrong "
+        "usage, 3 could not start.\n");
 }
 
 int main(int argc, char **argv) {

@@ -6,7 +6,8 @@
 #include "base/text.h"
 #include "cli/cli.h"
 
-/* ---- JSON -------------------------------------------------------------------------------------------------- */
+/* ---- JSON
+ * -------------------------------------------------------------------------------------------------- */
 
 static void put_floats_or_null(struct text *t, const char *key, const float *values, int count) {
     text_printf(t, ",\"%s\":", key);
@@ -65,8 +66,8 @@ static void put_receipt(struct text *t, const struct engine_result *r, const str
     const char *name = strrchr(info->dir, '/');
     text_put(t, ",\"receipt\":{\"model\":");
     text_put_json_string(t, name && name[1] ? name + 1 : info->dir);
-    text_printf(t, ",\"digest\":\"%s\",\"device\":\"%s\",\"precision\":\"%s\",\"batch_size\":%d,", info->digest,
-                info->device, info->precision, r ? r->batch_size : 0);
+    text_printf(t, ",\"digest\":\"%s\",\"device\":\"%s\",\"precision\":\"%s\",\"batch_size\":%d,",
+                info->digest, info->device, info->precision, r ? r->batch_size : 0);
     put_number(t, "queue_ms", r ? r->queue_ms : 0);
     text_put(t, ",");
     put_number(t, "compute_ms", r ? r->compute_ms : 0);
@@ -96,7 +97,8 @@ void cli_print_json(const struct cli_result *c, const struct model *m) {
     text_free(&t);
 }
 
-/* ---- for people -------------------------------------------------------------------------------------------- */
+/* ---- for people
+ * -------------------------------------------------------------------------------------------- */
 
 enum { BAR_CELLS = 32, LABELS_SHOWN = 10 };
 
@@ -149,7 +151,8 @@ static void print_windows(const struct engine_result *r, const struct model *m) 
             printf("%s %.3f\n", info->labels[best], (double)w->scores[best]);
         else if (w->scores)
             for (int l = 0; l < info->labels_count; l++)
-                printf("%s %.3f%s", info->labels[l], (double)w->scores[l], l + 1 < info->labels_count ? ", " : "\n");
+                printf("%s %.3f%s", info->labels[l], (double)w->scores[l],
+                       l + 1 < info->labels_count ? ", " : "\n");
         else
             printf("%s\n", engine_outcome_name(w->outcome));
     }

@@ -1,4 +1,5 @@
-/* timbre predict: the emotions in audio files. Files go through the engine's batcher; answers come in the order given. */
+/* timbre predict: the emotions in audio files. Files go through the engine's batcher; answers come in the
+ * order given. */
 #include <errno.h>
 #include <getopt.h>
 #include <math.h>
@@ -26,7 +27,8 @@ static const char HELP[] =
     "  --threads N              threads of the forward pass; default: one a processor\n"
     "  --no-pin                 leave the threads to the scheduler\n"
     "  --max-batch-seconds S    audio in one batch; default 60, at least 30\n"
-    "  --window S, --hop S      answer for every window; default: files over 30 s by 10 s windows, 5 s apart\n"
+    "  --window S, --hop S      answer for every window; default: files over 30 s by 10 s windows, 5 s "
+    "apart\n"
     "  --silence-dbfs D         quieter audio is no_speech; default -60, off for never\n"
     "  --embedding              with --json: the pooled hidden states too\n"
     "  --labels FILE            names to use instead of the model's own: one a line, or JSON\n"
@@ -38,8 +40,10 @@ static const char HELP[] =
     "  --max-duration S         refuse longer audio; default 1800\n"
     "  --json                   one JSON object a line instead of the table\n"
     "\n"
-    "Environment: FFMPEG_BIN, the ffmpeg program for what libsndfile cannot read; TIMBRE_CPU = avx512, avx2 or\n"
-    "portable forces a code path. Exit status: 0 all files answered, 1 some failed, 2 wrong usage, 3 could not start.\n";
+    "Environment: FFMPEG_BIN, the ffmpeg program for what libsndfile cannot read; TIMBRE_CPU = avx512, avx2 "
+    "or\n"
+    "portable forces a code path. Exit status: 0 all files answered, 1 some failed, 2 wrong usage, 3 could "
+    "not start.\n";
 
 struct arguments {
     struct engine_options engine;
@@ -132,7 +136,8 @@ static bool take_option(struct arguments *a, int option, const char *value) {
         a->engine.model.pin = false;
         return true;
     case O_BATCH_S:
-        return cli_parse_double("--max-batch-seconds", value, ENGINE_WHOLE_S_MAX, 100000, &a->engine.batch_s_max);
+        return cli_parse_double("--max-batch-seconds", value, ENGINE_WHOLE_S_MAX, 100000,
+                                &a->engine.batch_s_max);
     case O_WINDOW:
         return cli_parse_double("--window", value, 0.05, ENGINE_WHOLE_S_MAX, &a->request.window_s);
     case O_HOP:
@@ -173,7 +178,8 @@ static bool take_option(struct arguments *a, int option, const char *value) {
     case O_DURATION:
         return cli_parse_double("--max-duration", value, 0.001, 1e6, &a->engine.audio.duration_s_max);
     case O_SERVER:
-        fprintf(stderr, "timbre: --server %s: this version has no client yet; predict runs on this machine\n", value);
+        fprintf(stderr, "timbre: --server %s: this version has no client yet; predict runs on this machine\n",
+                value);
         return false;
     case O_JSON:
         a->json = true;
@@ -187,7 +193,8 @@ static int parse(struct arguments *a, int argc, char **argv) {
     engine_options_init(&a->engine);
     a->engine.audio.ffmpeg = getenv("FFMPEG_BIN");
     a->engine.queue_depth = IN_FLIGHT_MAX;
-    a->request = (struct engine_request_options){.format = {.rate_hz = 16000, .channels = 1}, .order = ENGINE_BULK};
+    a->request =
+        (struct engine_request_options){.format = {.rate_hz = 16000, .channels = 1}, .order = ENGINE_BULK};
     for (int option; (option = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         if (option == O_HELP || option == 'h') {
             fputs(HELP, stdout);
@@ -255,7 +262,8 @@ static void submit(struct run *run) {
     o.user = entry;
     *entry = (struct entry){0};
     if (engine_open(&entry->request, run->engine, &o, &entry->status) ||
-        feed_file(entry->request, path, &entry->status) || engine_finish(entry->request, true, &entry->status)) {
+        feed_file(entry->request, path, &entry->status) ||
+        engine_finish(entry->request, true, &entry->status)) {
         engine_close(entry->request);
         entry->request = NULL;
         entry->done = true;

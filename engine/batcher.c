@@ -131,8 +131,8 @@ static int fill(struct batcher *b, int64_t samples_max, int count_max, struct en
     return count;
 }
 
-bool batcher_take(struct batcher *b, int64_t samples_max, int count_max, struct engine_item **items, int *count,
-                  struct engine_request **dropped, int *dropped_items) {
+bool batcher_take(struct batcher *b, int64_t samples_max, int count_max, struct engine_item **items,
+                  int *count, struct engine_request **dropped, int *dropped_items) {
     *count = 0;
     *dropped = NULL;
     pthread_mutex_lock(&b->lock);

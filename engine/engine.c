@@ -20,17 +20,20 @@ void engine_options_init(struct engine_options *o) {
 
 static int check_options(const struct engine_options *o, struct status *st) {
     if (!(o->silence_dbfs <= 0))
-        return status_set(st, STATUS_INVALID_ARGUMENT, "silence level: %g dB is above full scale", o->silence_dbfs);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "silence level: %g dB is above full scale",
+                          o->silence_dbfs);
     if (!(o->batch_s_max >= ENGINE_WHOLE_S_MAX && o->batch_s_max <= 100000))
-        return status_set(st, STATUS_INVALID_ARGUMENT, "max-batch-seconds: %g is not in %g..100000", o->batch_s_max,
-                          ENGINE_WHOLE_S_MAX);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "max-batch-seconds: %g is not in %g..100000",
+                          o->batch_s_max, ENGINE_WHOLE_S_MAX);
     if (o->queue_depth < 1 || o->queue_depth > 1000000)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "queue-depth: %d is not in 1..1000000", o->queue_depth);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "queue-depth: %d is not in 1..1000000",
+                          o->queue_depth);
     if (o->prepare_threads < 1 || o->prepare_threads > ENGINE_PREPARE_THREADS_MAX)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "prepare-threads: %d is not in 1..%d", o->prepare_threads,
-                          ENGINE_PREPARE_THREADS_MAX);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "prepare-threads: %d is not in 1..%d",
+                          o->prepare_threads, ENGINE_PREPARE_THREADS_MAX);
     if (o->delay_us < 0 || o->delay_us > 10000000)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "batch delay: %d us is not in 0..10000000", o->delay_us);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "batch delay: %d us is not in 0..10000000",
+                          o->delay_us);
     return 0;
 }
 

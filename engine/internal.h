@@ -1,8 +1,8 @@
 /* internal: what struct engine is made of, for engine/ alone.
  *
- * Threads: the prepare pool takes requests from `prepare` and puts them into the batcher; the worker takes items from
- * the batcher, runs them and replies. The batcher has the only lock that guards more than a queue, and nothing else is
- * locked while it is held. */
+ * Threads: the prepare pool takes requests from `prepare` and puts them into the batcher; the worker takes
+ * items from the batcher, runs them and replies. The batcher has the only lock that guards more than a queue,
+ * and nothing else is locked while it is held. */
 #ifndef TIMBRE_ENGINE_INTERNAL_H
 #define TIMBRE_ENGINE_INTERNAL_H
 

@@ -39,7 +39,8 @@ static void layout(struct engine_request *r, const struct model_info *info, stru
 }
 
 /* Decides what becomes of window k, and makes an item of it if it needs a forward. */
-static void add_window(struct engine_request *r, const struct model *m, int64_t k, int64_t first, int64_t count) {
+static void add_window(struct engine_request *r, const struct model *m, int64_t k, int64_t first,
+                       int64_t count) {
     const struct model_info *info = model_get_info(m);
     const float *samples = r->clip.samples + first;
     struct engine_window *w = &r->windows[k];
@@ -73,8 +74,9 @@ static int cut(struct engine_request *r, struct status *st) {
     if (r->windowed)
         count = windows_count(r->clip.count, window, hop);
     if (count > ENGINE_WINDOWS_MAX)
-        return status_set(st, STATUS_RESOURCE_EXHAUSTED, "%lld windows are more than the limit of %d; use a larger hop",
-                          (long long)count, ENGINE_WINDOWS_MAX);
+        return status_set(st, STATUS_RESOURCE_EXHAUSTED,
+                          "%lld windows are more than the limit of %d; use a larger hop", (long long)count,
+                          ENGINE_WINDOWS_MAX);
     r->windows_count = (int)count;
     struct arena sizes;
     arena_init_counting(&sizes);

@@ -62,7 +62,8 @@ int engine_finish(struct engine_request *r, bool wait, struct status *st) {
         return 0;
     if (wait)
         return status_set(st, STATUS_UNAVAILABLE, "the engine is stopping");
-    return status_set(st, STATUS_RESOURCE_EXHAUSTED, "queue-depth: %d requests are waiting", e->options.queue_depth);
+    return status_set(st, STATUS_RESOURCE_EXHAUSTED, "queue-depth: %d requests are waiting",
+                      e->options.queue_depth);
 }
 
 void engine_cancel(struct engine_request *r) {
@@ -86,7 +87,8 @@ void engine_close(struct engine_request *r) {
     free(r);
 }
 
-/* ---- the end of a request ---------------------------------------------------------------------------------- */
+/* ---- the end of a request
+ * ---------------------------------------------------------------------------------- */
 
 bool request_items_done(struct engine_request *r, int count) {
     return atomic_fetch_sub(&r->items_left, count) == count;
@@ -97,7 +99,8 @@ void request_fail(struct engine_request *r, const struct status *st) {
         r->failure = *st;
 }
 
-/* y [n] = the items' vectors, weighted by their samples, in the order of the windows. `offset` finds the vector. */
+/* y [n] = the items' vectors, weighted by their samples, in the order of the windows. `offset` finds the
+ * vector. */
 static void mean_over_items(const struct engine_request *r, float *y, size_t n, size_t offset) {
     double total = 0;
     for (int i = 0; i < r->items_count; i++)
@@ -126,7 +129,8 @@ static void explain_empty(struct engine_request *r) {
         status_set(&r->result.status, STATUS_OK, "silence: the loudest 25 ms lie below %g dB of full scale",
                    r->engine->options.silence_dbfs);
     else
-        status_set(&r->result.status, STATUS_OK, "%lld samples at %d Hz; the model needs at least %lld for one frame",
+        status_set(&r->result.status, STATUS_OK,
+                   "%lld samples at %d Hz; the model needs at least %lld for one frame",
                    (long long)r->clip.count, info->sampling_rate_hz, (long long)info->min_samples);
 }
 

@@ -1,4 +1,5 @@
-/* request: the baton and its parts, for engine/ alone. Fields belong to whoever owns the baton, but for the atomics. */
+/* request: the baton and its parts, for engine/ alone. Fields belong to whoever owns the baton, but for the
+ * atomics. */
 #ifndef TIMBRE_ENGINE_REQUEST_H
 #define TIMBRE_ENGINE_REQUEST_H
 
@@ -29,8 +30,8 @@ struct engine_request {
     struct audio_clip clip;
     struct arena block; /* all that follows, in one allocation */
     struct engine_window *windows;
-    int windows_count; /* 1 for a whole clip */
-    bool windowed;     /* windows are shown in the result */
+    int windows_count;         /* 1 for a whole clip */
+    bool windowed;             /* windows are shown in the result */
     struct engine_item *items; /* the windows that need a forward */
     int items_count;
     float *logits, *scores, *embedding; /* of the result */
@@ -38,14 +39,15 @@ struct engine_request {
     int next_item;         /* the batcher's: first item not yet handed out */
     atomic_int items_left; /* not yet run or dropped; who takes it to 0 finishes the request */
     int64_t ready_ns;      /* when it entered the batcher */
-    struct status failure; /* the first item that failed; written under the batcher's order, read at the end */
+    struct status
+        failure; /* the first item that failed; written under the batcher's order, read at the end */
     atomic_bool failed;
 
     struct engine_result result;
 };
 
-/* Decodes what was fed, cuts it into windows, applies the level rule. Sets result and items_count; the baton then goes
- * to the batcher when items_count > 0, else to request_reply. */
+/* Decodes what was fed, cuts it into windows, applies the level rule. Sets result and items_count; the baton
+ * then goes to the batcher when items_count > 0, else to request_reply. */
 void request_prepare(struct engine_request *r);
 
 /* Counts `count` items as done; true for the caller that finished the last one and now owns the request. */

@@ -1,6 +1,7 @@
-/* windows: where the windows of a clip lie. Window k covers samples k * hop up to window samples; there is one for every
- * k whose window lies wholly in the clip, and a shorter last one, at the next k, when samples are left behind the end of
- * the last full window. So a stream can give each full window as soon as it is there, and the rest at its end. */
+/* windows: where the windows of a clip lie. Window k covers samples k * hop up to window samples; there is
+ * one for every k whose window lies wholly in the clip, and a shorter last one, at the next k, when samples
+ * are left behind the end of the last full window. So a stream can give each full window as soon as it is
+ * there, and the rest at its end. */
 #ifndef TIMBRE_ENGINE_WINDOWS_H
 #define TIMBRE_ENGINE_WINDOWS_H
 

@@ -45,8 +45,10 @@ static void run(struct engine *e, int count) {
     for (int i = 0; i < count; i++) {
         struct engine_item *item = e->batch[i];
         item->queue_ms = (double)(start_ns - item->request->ready_ns) * 1e-6;
-        e->clips[i] = (struct model_clip){
-            .samples = item->samples, .count = item->count, .logits = item->logits, .embedding = item->embedding};
+        e->clips[i] = (struct model_clip){.samples = item->samples,
+                                          .count = item->count,
+                                          .logits = item->logits,
+                                          .embedding = item->embedding};
     }
     int result = model_worker_run(e->worker, e->clips, count, &st);
     double compute_ms = clock_elapsed_ms(start_ns);
@@ -69,7 +71,8 @@ void *engine_worker_main(void *arg) {
     const int64_t samples_max = (int64_t)(e->options.batch_s_max * info->sampling_rate_hz);
     struct engine_request *dropped;
     int count, dropped_items;
-    while (batcher_take(e->batcher, samples_max, ENGINE_BATCH_CLIPS_MAX, e->batch, &count, &dropped, &dropped_items)) {
+    while (batcher_take(e->batcher, samples_max, ENGINE_BATCH_CLIPS_MAX, e->batch, &count, &dropped,
+                        &dropped_items)) {
         if (dropped)
             drop(dropped, dropped_items);
         else if (count)

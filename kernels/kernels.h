@@ -1,18 +1,21 @@
 /* kernels: the operations of the forward pass, as one table of functions for each backend.
  *
- * This header is the contract; kernels/ref is the same in naive C and is the specification. A backend is one constant
- * `struct kernels`. What it computes must agree with ref within tests/unit/kernels/tolerance.h.
+ * This header is the contract; kernels/ref is the same in naive C and is the specification. A backend is one
+ * constant `struct kernels`. What it computes must agree with ref within tests/unit/kernels/tolerance.h.
  *
- * Invariance: a row's result depends on that row's clip alone. It must not depend, in any bit, on the row's place, on
- * the other clips, on the number of rows or threads, or on how the convolutions are cut into segments. So: every sum
- * is taken in an order fixed by the clip alone (no split-K chosen by size, blocks of rows count from the clip's start).
+ * Invariance: a row's result depends on that row's clip alone. It must not depend, in any bit, on the row's
+ * place, on the other clips, on the number of rows or threads, or on how the convolutions are cut into
+ * segments. So: every sum is taken in an order fixed by the clip alone (no split-K chosen by size, blocks of
+ * rows count from the clip's start).
  *
- * Notation: [rows, channels] is row-major, the last index contiguous. T = tokens of the batch, C = channels of a
- * convolution, H = hidden size. x is read, y is written; they may be the same buffer only where it says so.
- * Activations are in the device's memory, elements of `activation_bytes` (fp32: 4); samples, statistics, logits and
- * pooled vectors are always fp32. Sums, norms and softmax are computed in fp32 or better at every precision.
+ * Notation: [rows, channels] is row-major, the last index contiguous. T = tokens of the batch, C = channels
+ * of a convolution, H = hidden size. x is read, y is written; they may be the same buffer only where it says
+ * so. Activations are in the device's memory, elements of `activation_bytes` (fp32: 4); samples, statistics,
+ * logits and pooled vectors are always fp32. Sums, norms and softmax are computed in fp32 or better at every
+ * precision.
  *
- * Operations return nothing. A backend that can fail asynchronously keeps its first error and `finish` reports it. */
+ * Operations return nothing. A backend that can fail asynchronously keeps its first error and `finish`
+ * reports it. */
 #ifndef TIMBRE_KERNELS_KERNELS_H
 #define TIMBRE_KERNELS_KERNELS_H
 
@@ -48,28 +51,30 @@ enum kernels_weight_kind { KERNELS_LINEAR, KERNELS_CONV, KERNELS_POS_CONV, KERNE
 
 enum { KERNELS_PARTS_MAX = 3 };
 
-/* What a weight is, before packing. All pointers are fp32 in host memory, read only during `pack`. While sizes are
- * counted (`weight_bytes`) the pointers may be NULL, except that a bias or norm that exists must be told by the flags. */
+/* What a weight is, before packing. All pointers are fp32 in host memory, read only during `pack`. While
+ * sizes are counted (`weight_bytes`) the pointers may be NULL, except that a bias or norm that exists must be
+ * told by the flags. */
 struct kernels_weight_spec {
     enum kernels_weight_kind kind;
-    int in, out;                /* channels. LINEAR: `out` is the sum over parts. LAYER_NORM: out. */
-    int kernel, stride, groups; /* CONV: groups = 1. POS_CONV: stride = 1. Others: 0 */
+    int in, out;                 /* channels. LINEAR: `out` is the sum over parts. LAYER_NORM: out. */
+    int kernel, stride, groups;  /* CONV: groups = 1. POS_CONV: stride = 1. Others: 0 */
     enum kernels_conv_norm norm; /* CONV */
     float eps;                   /* CONV with a norm, LAYER_NORM */
     bool has_bias;
     bool has_input_affine; /* POS_CONV */
     bool is_head;          /* LINEAR: for head_linear, which is fp32 at every precision */
 
-    int parts;                             /* LINEAR: matrices of out/parts rows each behind each other (q, k, v); else 1 */
+    int parts; /* LINEAR: matrices of out/parts rows each behind each other (q, k, v); else 1 */
     const float *weight[KERNELS_PARTS_MAX]; /* LINEAR [out/parts, in]; CONV [out, in, kernel];
                                                POS_CONV [out, in/groups, kernel]; LAYER_NORM [out] */
     const float *bias[KERNELS_PARTS_MAX];   /* [out/parts] or NULL; LAYER_NORM [out] */
     const float *norm_weight, *norm_bias;   /* CONV with a norm: [out] each */
-    const float *input_scale, *input_shift; /* POS_CONV with has_input_affine: [in] each: a batch norm folded */
+    const float *input_scale,
+        *input_shift; /* POS_CONV with has_input_affine: [in] each: a batch norm folded */
 };
 
-/* A packed weight: what it is, and the backend's own layout of it. Read-only after `pack`; any device of the same
- * backend and precision may use it, from any thread, as long as its memory lives. */
+/* A packed weight: what it is, and the backend's own layout of it. Read-only after `pack`; any device of the
+ * same backend and precision may use it, from any thread, as long as its memory lives. */
 struct kernels_weight {
     enum kernels_weight_kind kind;
     enum kernels_conv_norm norm;
@@ -102,11 +107,11 @@ struct kernels {
     int (*probe)(const struct kernels_options *o, struct status *st);
     /* Errors: UNAVAILABLE (no such device, precision not offered: named), RESOURCE_EXHAUSTED. */
     int (*device_new)(struct kernels_device **d, const struct kernels_options *o, struct status *st);
-    void (*device_del)(struct kernels_device *d); /* NULL is fine */
+    void (*device_del)(struct kernels_device *d);               /* NULL is fine */
     const char *(*device_name)(const struct kernels_device *d); /* such as "cpu-avx512"; lives as long as d */
     size_t (*activation_bytes)(const struct kernels_device *d);
-    /* Rows of the last level that one segment of the convolution stack should have, so that its widest layers stay
-     * in cache; INT64_MAX when the whole tape at once is best. */
+    /* Rows of the last level that one segment of the convolution stack should have, so that its widest layers
+     * stay in cache; INT64_MAX when the whole tape at once is best. */
     int64_t (*segment_rows)(const struct kernels_device *d);
 
     /* Memory of the device, aligned to ARENA_ALIGN_BYTES. Error: RESOURCE_EXHAUSTED naming `what`. */
@@ -118,10 +123,11 @@ struct kernels {
     /* Bytes of device memory that `pack` will use for this weight. */
     size_t (*weight_bytes)(const struct kernels_device *d, const struct kernels_weight_spec *s);
     /* Packs into `memory`, which has that many bytes and is aligned; w->packed points into it. */
-    void (*pack)(struct kernels_device *d, struct kernels_weight *w, const struct kernels_weight_spec *s, void *memory);
+    void (*pack)(struct kernels_device *d, struct kernels_weight *w, const struct kernels_weight_spec *s,
+                 void *memory);
 
-    /* Scratch memory the operations need for a batch of at most this size (attention, packing of A, partial sums).
-     * Called once, at start; operations allocate nothing. Error: RESOURCE_EXHAUSTED. */
+    /* Scratch memory the operations need for a batch of at most this size (attention, packing of A, partial
+     * sums). Called once, at start; operations allocate nothing. Error: RESOURCE_EXHAUSTED. */
     int (*reserve)(struct kernels_device *d, int64_t tokens_max, int clips_max, int hidden, int channels_max,
                    struct status *st);
 
@@ -130,59 +136,66 @@ struct kernels {
     /* Waits until all is done. Error: the first that occurred, UNAVAILABLE or INTERNAL. */
     int (*finish)(struct kernels_device *d, struct status *st);
 
-    /* x, y [tape samples] fp32, may be the same. Each clip: y = (x - mean) / sqrt(var + 1e-7), mean and biased variance
-     * over the clip's own samples; zeros between clips. (Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm) */
+    /* x, y [tape samples] fp32, may be the same. Each clip: y = (x - mean) / sqrt(var + 1e-7), mean and
+     * biased variance over the clip's own samples; zeros between clips.
+     * (Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm) */
     void (*input_norm)(struct kernels_device *d, float *y, const float *x, const struct batch *b);
 
-    /* stats [clips, out, 2] fp32: mean and 1 / sqrt(var + eps) of the first convolution's output (bias included) for
-     * each clip and channel, over the clip's valid rows of level 1. x [tape samples], w of kind CONV with in = 1. */
-    void (*group_stats)(struct kernels_device *d, float *stats, const float *x, const struct kernels_weight *w,
-                        const struct batch *b);
+    /* stats [clips, out, 2] fp32: mean and 1 / sqrt(var + eps) of the first convolution's output (bias
+     * included) for each clip and channel, over the clip's valid rows of level 1. x [tape samples], w of kind
+     * CONV with in = 1. */
+    void (*group_stats)(struct kernels_device *d, float *stats, const float *x,
+                        const struct kernels_weight *w, const struct batch *b);
 
     /* y [rows.count, out] = act(norm(conv(x) + bias)), rows `rows` of level `level` >= 1 of the tape.
-     * x[0] is row rows.first * stride of level - 1 (fp32 samples when level = 1), and x holds all rows that are read:
-     * (rows.count - 1) * stride + kernel. `stats` only with KERNELS_NORM_GROUP, else NULL: with it
-     * norm(v) = (v - mean) * rstd * norm_weight + norm_bias with the numbers of the row's clip; rows between clips
-     * are undefined. KERNELS_NORM_LAYER: layer norm over the row's channels with norm_weight and norm_bias. */
+     * x[0] is row rows.first * stride of level - 1 (fp32 samples when level = 1), and x holds all rows that
+     * are read: (rows.count - 1) * stride + kernel. `stats` only with KERNELS_NORM_GROUP, else NULL: with it
+     * norm(v) = (v - mean) * rstd * norm_weight + norm_bias with the numbers of the row's clip; rows between
+     * clips are undefined. KERNELS_NORM_LAYER: layer norm over the row's channels with norm_weight and
+     * norm_bias. */
     void (*conv)(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w,
                  enum kernels_activation act, const float *stats, int level, struct kernels_rows rows,
                  const struct batch *b);
 
-    /* y [T, channels]: copies the valid ones among rows `rows` of the last level, x [rows.count, channels], to their
-     * token rows. */
+    /* y [T, channels]: copies the valid ones among rows `rows` of the last level, x [rows.count, channels],
+     * to their token rows. */
     void (*compact)(struct kernels_device *d, void *y, const void *x, int channels, struct kernels_rows rows,
                     const struct batch *b);
 
-    /* y = (x - mean) / sqrt(var + eps) * weight + bias, each row of [rows, out] over its channels; biased variance.
-     * y may be x. (Ba et al. 2016) */
-    void (*layer_norm)(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w, int64_t rows);
+    /* y = (x - mean) / sqrt(var + eps) * weight + bias, each row of [rows, out] over its channels; biased
+     * variance. y may be x. (Ba et al. 2016) */
+    void (*layer_norm)(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w,
+                       int64_t rows);
 
-    /* y [rows, out] = act(x [rows, in] * weight^T + bias) + residual. residual [rows, out] or NULL; y may be residual,
-     * not x. */
+    /* y [rows, out] = act(x [rows, in] * weight^T + bias) + residual. residual [rows, out] or NULL; y may be
+     * residual, not x. */
     void (*linear)(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w,
                    enum kernels_activation act, const void *residual, int64_t rows);
 
-    /* y [T, H] = x + act(conv(x') + bias), x' = x * input_scale + input_shift if there is one, else x. Grouped
-     * convolution over each clip's own tokens: position t reads tokens t - kernel/2 .. t - kernel/2 + kernel - 1, zero
-     * outside the clip (after the affine). That is padding kernel/2 on both sides and, for even kernels, the last row
-     * dropped. y must not be x. (Baevski et al. 2020, convolutional relative positions) */
+    /* y [T, H] = x + act(conv(x') + bias), x' = x * input_scale + input_shift if there is one, else x.
+     * Grouped convolution over each clip's own tokens: position t reads tokens t - kernel/2 .. t - kernel/2 +
+     * kernel - 1, zero outside the clip (after the affine). That is padding kernel/2 on both sides and, for
+     * even kernels, the last row dropped. y must not be x. (Baevski et al. 2020, convolutional relative
+     * positions) */
     void (*pos_conv)(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w,
                      enum kernels_activation act, const struct batch *b);
 
-    /* y [T, heads * head_dim]; qkv [T, 3 * heads * head_dim] = q | k | v, each head by head. For each clip and head:
-     * softmax(scale * q k^T) v over the clip's own tokens. y must not overlap qkv. (Vaswani et al. 2017) */
-    void (*attention)(struct kernels_device *d, void *y, const void *qkv, int heads, int head_dim, float scale,
-                      const struct batch *b);
+    /* y [T, heads * head_dim]; qkv [T, 3 * heads * head_dim] = q | k | v, each head by head. For each clip
+     * and head: softmax(scale * q k^T) v over the clip's own tokens. y must not overlap qkv. (Vaswani et al.
+     * 2017) */
+    void (*attention)(struct kernels_device *d, void *y, const void *qkv, int heads, int head_dim,
+                      float scale, const struct batch *b);
 
     /* y [rows, channels] = (first ? 0 : y) + weight * x: one step of a weighted sum of layers. */
-    void (*accumulate)(struct kernels_device *d, void *y, const void *x, float weight, bool first, int64_t rows,
-                       int channels);
+    void (*accumulate)(struct kernels_device *d, void *y, const void *x, float weight, bool first,
+                       int64_t rows, int channels);
 
     /* y [clips, channels] fp32: mean, sum or maximum over each clip's tokens of x [T, channels]. */
     void (*pool)(struct kernels_device *d, float *y, const void *x, enum kernels_pool kind, int channels,
                  const struct batch *b);
 
-    /* y [clips, out] fp32 = act(x [clips, in] * weight^T + bias): the classifier's layers, always fp32. y not x. */
+    /* y [clips, out] fp32 = act(x [clips, in] * weight^T + bias): the classifier's layers, always fp32. y not
+     * x. */
     void (*head_linear)(struct kernels_device *d, float *y, const float *x, const struct kernels_weight *w,
                         enum kernels_activation act, int64_t rows);
 };

@@ -1,7 +1,7 @@
 /* config: what config.json and preprocessor_config.json (or processor_config.json) say, with their defaults.
  *
- * Every field that changes the output is read and checked; a value this program cannot compute exactly is refused by
- * name. Fields that do not change the output (dropout, masking in training, CTC, ...) are ignored.
+ * Every field that changes the output is read and checked; a value this program cannot compute exactly is
+ * refused by name. Fields that do not change the output (dropout, masking in training, CTC, ...) are ignored.
  * Source of the defaults: Wav2Vec2Config and HubertConfig of transformers 4.57. */
 #ifndef TIMBRE_MODELS_CONFIG_H
 #define TIMBRE_MODELS_CONFIG_H
@@ -36,33 +36,33 @@ struct config {
     float layer_norm_eps;
     bool conv_layer_norm; /* feat_extract_norm: "layer" (true) or "group" */
     bool conv_bias;
-    struct batch_shape conv;                /* conv_kernel, conv_stride */
+    struct batch_shape conv; /* conv_kernel, conv_stride */
     int conv_dim[BATCH_LEVELS_MAX];
-    int pos_conv_kernel, pos_conv_groups;   /* num_conv_pos_embeddings, num_conv_pos_embedding_groups */
-    bool pos_conv_batch_norm;               /* HuBERT conv_pos_batch_norm */
-    bool stable_layer_norm;                 /* do_stable_layer_norm: pre-LN */
-    bool feature_projection_norm;           /* HuBERT feat_proj_layer_norm; else true */
-    bool weighted_layer_sum;                /* use_weighted_layer_sum */
-    enum kernels_pool pooling;              /* pooling_mode of head b; mean where it is not said */
-    char problem_type[48];                  /* "" when the file has none */
-    bool regression, multi_label;           /* from problem_type */
+    int pos_conv_kernel, pos_conv_groups; /* num_conv_pos_embeddings, num_conv_pos_embedding_groups */
+    bool pos_conv_batch_norm;             /* HuBERT conv_pos_batch_norm */
+    bool stable_layer_norm;               /* do_stable_layer_norm: pre-LN */
+    bool feature_projection_norm;         /* HuBERT feat_proj_layer_norm; else true */
+    bool weighted_layer_sum;              /* use_weighted_layer_sum */
+    enum kernels_pool pooling;            /* pooling_mode of head b; mean where it is not said */
+    char problem_type[48];                /* "" when the file has none */
+    bool regression, multi_label;         /* from problem_type */
 
     char *labels[CONFIG_LABELS_MAX]; /* id2label by index; NULL where there is none; owned */
     int labels_count;                /* highest index + 1; 0: no id2label */
 
     int sampling_rate;
-    bool normalize;                /* do_normalize */
-    bool has_preprocessor;         /* one of the preprocessor files was there */
-    char licence[64];              /* from the YAML block of README.md; "" when there is none */
+    bool normalize;                      /* do_normalize */
+    bool has_preprocessor;               /* one of the preprocessor files was there */
+    char licence[64];                    /* from the YAML block of README.md; "" when there is none */
     char *warnings[CONFIG_WARNINGS_MAX]; /* owned; for the load report */
     int warnings_count;
-    char *files[4];                /* names of the files read, for the digest; owned */
+    char *files[4]; /* names of the files read, for the digest; owned */
     int files_count;
 };
 
-/* Reads the folder's files. Errors: NOT_FOUND (no config.json), INVALID_ARGUMENT (not JSON, wrong type, out of range:
- * file and field named), FAILED_PRECONDITION (a value this program cannot run exactly: file, field, value named).
- * On failure nothing is left to free. */
+/* Reads the folder's files. Errors: NOT_FOUND (no config.json), INVALID_ARGUMENT (not JSON, wrong type, out
+ * of range: file and field named), FAILED_PRECONDITION (a value this program cannot run exactly: file, field,
+ * value named). On failure nothing is left to free. */
 int config_init(struct config *c, const char *dir, struct status *st);
 void config_free(struct config *c);
 

@@ -27,7 +27,8 @@ static int count_rows(struct weights *w, const char *name) {
     if (!t)
         return 0;
     if (t->rank != 2 || t->shape[0] < 1 || t->shape[0] > CONFIG_HIDDEN_MAX) {
-        weights_fail(w, STATUS_FAILED_PRECONDITION, "%s: not a matrix of 1 to %d rows", t->name, CONFIG_HIDDEN_MAX);
+        weights_fail(w, STATUS_FAILED_PRECONDITION, "%s: not a matrix of 1 to %d rows", t->name,
+                     CONFIG_HIDDEN_MAX);
         return 0;
     }
     return (int)t->shape[0];
@@ -45,10 +46,11 @@ static void detect_kind(struct head *h, struct weights *w) {
         h->kind = kinds[i].kind;
     }
     if (!found)
-        weights_fail(w, STATUS_FAILED_PRECONDITION,
-                     "no head that this program knows: neither projector.weight with classifier.weight, nor "
-                     "classifier.dense.weight with classifier.out_proj.weight or classifier.output.weight, nor "
-                     "age.dense.weight with gender.out_proj.weight");
+        weights_fail(
+            w, STATUS_FAILED_PRECONDITION,
+            "no head that this program knows: neither projector.weight with classifier.weight, nor "
+            "classifier.dense.weight with classifier.out_proj.weight or classifier.output.weight, nor "
+            "age.dense.weight with gender.out_proj.weight");
 }
 
 void head_detect(struct head *h, const struct config *c, struct weights *w, const char *head_activation) {
@@ -88,14 +90,16 @@ void head_detect(struct head *h, const struct config *c, struct weights *w, cons
         if (strcmp(head_activation, activations[i].name) != 0)
             continue;
         if (h->kind != HEAD_DENSE)
-            weights_fail(w, STATUS_INVALID_ARGUMENT,
-                         "head activation %s: only a head of classifier.dense and classifier.output leaves a choice",
-                         head_activation);
+            weights_fail(
+                w, STATUS_INVALID_ARGUMENT,
+                "head activation %s: only a head of classifier.dense and classifier.output leaves a choice",
+                head_activation);
         h->middle = activations[i].act;
         return;
     }
     if (head_activation)
-        weights_fail(w, STATUS_INVALID_ARGUMENT, "head activation %s: not one of none, tanh, relu", head_activation);
+        weights_fail(w, STATUS_INVALID_ARGUMENT, "head activation %s: not one of none, tanh, relu",
+                     head_activation);
 }
 
 const char *head_name(const struct head *h) {
@@ -139,10 +143,10 @@ void head_state_init(struct head_state *s, const struct head *h, const struct co
 
 void head_forward(const struct head *h, const struct config *c, struct head_state *s, const void *hidden,
                   const struct kernels *k, struct kernels_device *d, const struct batch *b) {
-    k->pool(d, s->pooled, hidden, h->pooling, c->hidden, b);                        /* [clips, H] */
-    k->head_linear(d, s->middle, s->pooled, &h->first, h->middle, b->clips);        /* [clips, middle] */
-    k->head_linear(d, s->logits, s->middle, &h->last, KERNELS_IDENTITY, b->clips);  /* [clips, labels] */
-    if (h->kind == HEAD_AGE_GENDER) {                                               /* logits holds age [clips, 1] */
+    k->pool(d, s->pooled, hidden, h->pooling, c->hidden, b);                       /* [clips, H] */
+    k->head_linear(d, s->middle, s->pooled, &h->first, h->middle, b->clips);       /* [clips, middle] */
+    k->head_linear(d, s->logits, s->middle, &h->last, KERNELS_IDENTITY, b->clips); /* [clips, labels] */
+    if (h->kind == HEAD_AGE_GENDER) { /* logits holds age [clips, 1] */
         k->head_linear(d, s->middle, s->pooled, &h->second_first, h->middle, b->clips);
         k->head_linear(d, s->part, s->middle, &h->second_last, KERNELS_IDENTITY, b->clips);
     }

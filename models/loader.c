@@ -9,7 +9,8 @@ enum { NAME_BYTES = 192, BATCH_NORM_CHANNELS_MAX = 8192 };
  * (torch.nn.GroupNorm, LayerNorm and BatchNorm1d defaults). */
 static const float FIXED_EPS = 1e-5f;
 
-static const float *get(struct loader *l, const char *name, const char *suffix, int rank, const int64_t *shape) {
+static const float *get(struct loader *l, const char *name, const char *suffix, int rank,
+                        const int64_t *shape) {
     char full[NAME_BYTES + 32];
     if (l->counting)
         return NULL;
@@ -58,16 +59,21 @@ void loader_qkv(struct loader *l, struct kernels_weight *w, const char *name, in
     place(l, w, &s);
 }
 
-void loader_layer_norm(struct loader *l, struct kernels_weight *w, const char *name, int channels, float eps) {
-    struct kernels_weight_spec s = {
-        .kind = KERNELS_LAYER_NORM, .in = channels, .out = channels, .eps = eps, .has_bias = true, .parts = 1};
+void loader_layer_norm(struct loader *l, struct kernels_weight *w, const char *name, int channels,
+                       float eps) {
+    struct kernels_weight_spec s = {.kind = KERNELS_LAYER_NORM,
+                                    .in = channels,
+                                    .out = channels,
+                                    .eps = eps,
+                                    .has_bias = true,
+                                    .parts = 1};
     s.weight[0] = get(l, name, ".weight", 1, (int64_t[]){channels});
     s.bias[0] = get(l, name, ".bias", 1, (int64_t[]){channels});
     place(l, w, &s);
 }
 
-void loader_conv(struct loader *l, struct kernels_weight *w, const char *name, int in, int out, int kernel, int stride,
-                 bool bias, enum kernels_conv_norm norm) {
+void loader_conv(struct loader *l, struct kernels_weight *w, const char *name, int in, int out, int kernel,
+                 int stride, bool bias, enum kernels_conv_norm norm) {
     struct kernels_weight_spec s = {.kind = KERNELS_CONV,
                                     .in = in,
                                     .out = out,
@@ -119,8 +125,8 @@ void loader_pos_conv(struct loader *l, struct kernels_weight *w, const char *nam
             scale[i] = (float)factor;
             shift[i] = (float)(beta[i] - mean[i] * factor);
             if (!(variance[i] >= 0))
-                weights_fail(l->weights, STATUS_FAILED_PRECONDITION, "%s.batch_norm.running_var: negative at %d", name,
-                             i);
+                weights_fail(l->weights, STATUS_FAILED_PRECONDITION,
+                             "%s.batch_norm.running_var: negative at %d", name, i);
         }
         s.input_scale = scale;
         s.input_shift = shift;

@@ -1,6 +1,7 @@
 /* loader: from tensors in a checkpoint to packed weights in the device's memory, in one allocation.
  *
- * A family's load function runs twice over the same list of calls: first counting bytes, then reading and packing. */
+ * A family's load function runs twice over the same list of calls: first counting bytes, then reading and
+ * packing. */
 #ifndef TIMBRE_MODELS_LOADER_H
 #define TIMBRE_MODELS_LOADER_H
 
@@ -16,16 +17,16 @@ struct loader {
     bool counting;
 };
 
-/* Each names its tensors without ".weight" and ".bias"; names beginning with '/' have no backbone prefix. After an
- * error they do nothing; the error is in loader->weights->st. */
+/* Each names its tensors without ".weight" and ".bias"; names beginning with '/' have no backbone prefix.
+ * After an error they do nothing; the error is in loader->weights->st. */
 void loader_linear(struct loader *l, struct kernels_weight *w, const char *name, int in, int out);
 void loader_head_linear(struct loader *l, struct kernels_weight *w, const char *name, int in, int out);
 /* q, k and v of one attention as one matrix [3 * hidden, hidden]; `name` is the attention. */
 void loader_qkv(struct loader *l, struct kernels_weight *w, const char *name, int hidden);
 void loader_layer_norm(struct loader *l, struct kernels_weight *w, const char *name, int channels, float eps);
 /* `name` is the layer: its tensors are <name>.conv.* and, with a norm, <name>.layer_norm.* */
-void loader_conv(struct loader *l, struct kernels_weight *w, const char *name, int in, int out, int kernel, int stride,
-                 bool bias, enum kernels_conv_norm norm);
+void loader_conv(struct loader *l, struct kernels_weight *w, const char *name, int in, int out, int kernel,
+                 int stride, bool bias, enum kernels_conv_norm norm);
 /* `name` is the embedding: <name>.conv.*, weight norm folded; with batch_norm <name>.batch_norm.* too. */
 void loader_pos_conv(struct loader *l, struct kernels_weight *w, const char *name, int channels, int kernel,
                      int groups, bool batch_norm);

@@ -8,7 +8,8 @@
 #include "base/log.h"
 #include "models/model_internal.h"
 
-/* ---- device ------------------------------------------------------------------------------------------------ */
+/* ---- device
+ * ------------------------------------------------------------------------------------------------ */
 
 static int choose_device(struct model *m, const struct model_options *o, struct status *st) {
     const char *device = o->device ? o->device : "auto", *precision = o->precision ? o->precision : "auto";
@@ -18,10 +19,12 @@ static int choose_device(struct model *m, const struct model_options *o, struct 
     else if (strcmp(precision, "int8") == 0)
         m->device_options.precision = KERNELS_INT8;
     else if (strcmp(precision, "auto") != 0 && strcmp(precision, "fp32") != 0)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "precision %s: not one of auto, fp32, bf16, int8", precision);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "precision %s: not one of auto, fp32, bf16, int8",
+                          precision);
     m->kernels = kernels_find(strcmp(device, "auto") == 0 ? "cpu" : device);
     if (!m->kernels && strcmp(device, "cuda") == 0)
-        return status_set(st, STATUS_UNAVAILABLE, "device cuda: this build has no CUDA module; use --device cpu");
+        return status_set(st, STATUS_UNAVAILABLE,
+                          "device cuda: this build has no CUDA module; use --device cpu");
     if (!m->kernels)
         return status_set(st, STATUS_INVALID_ARGUMENT, "device %s: not one of auto, cpu, cuda, ref", device);
     /* The packing device's threads float: its owner is whichever thread opens the model. */
@@ -30,7 +33,8 @@ static int choose_device(struct model *m, const struct model_options *o, struct 
     return m->kernels->device_new(&m->device, &packing, st);
 }
 
-/* ---- labels and output ------------------------------------------------------------------------------------- */
+/* ---- labels and output
+ * ------------------------------------------------------------------------------------- */
 
 static int set_labels(struct model *m, struct status *st) {
     static const char *const age_gender[] = {"age", "female", "male", "child"};
@@ -38,7 +42,8 @@ static int set_labels(struct model *m, struct status *st) {
     const int n = m->head.labels;
     const bool builtin = m->head.kind == HEAD_AGE_GENDER && n == 4 && c->labels_count != n;
     if (c->labels_count > n)
-        config_warn(c, "id2label names %d labels, but the head has %d: the rest is left out", c->labels_count, n);
+        config_warn(c, "id2label names %d labels, but the head has %d: the rest is left out", c->labels_count,
+                    n);
     for (int i = 0; i < n; i++) {
         char made[32];
         const char *label = i < c->labels_count ? c->labels[i] : NULL;
@@ -70,7 +75,8 @@ static int set_output(struct model *m, const char *wanted, struct status *st) {
     else if (strcmp(wanted, "none") == 0)
         m->output = MODEL_NONE;
     else
-        return status_set(st, STATUS_INVALID_ARGUMENT, "output %s: not one of auto, softmax, sigmoid, none", wanted);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "output %s: not one of auto, softmax, sigmoid, none",
+                          wanted);
     return 0;
 }
 
@@ -114,7 +120,8 @@ int model_dominant(const struct model *m, const float *scores) {
     return best;
 }
 
-/* ---- weights ----------------------------------------------------------------------------------------------- */
+/* ---- weights
+ * ----------------------------------------------------------------------------------------------- */
 
 static void load_pass(struct model *m, struct loader *l) {
     wav2vec2_load(&m->backbone, &m->config, l);
@@ -124,8 +131,10 @@ static void load_pass(struct model *m, struct loader *l) {
 static void load_layer_weights(struct model *m, struct weights *w) {
     struct config *c = &m->config;
     if (c->weighted_layer_sum && m->head.kind != HEAD_PROJECTOR) {
-        config_warn(c, "use_weighted_layer_sum is set, but this head reads the last layer alone, as its authors' code "
-                       "does");
+        config_warn(
+            c,
+            "use_weighted_layer_sum is set, but this head reads the last layer alone, as its authors' code "
+            "does");
         c->weighted_layer_sum = false;
     }
     if (!c->weighted_layer_sum)
@@ -135,8 +144,9 @@ static void load_layer_weights(struct model *m, struct weights *w) {
         softmax(raw, m->layer_weights, c->layers + 1);
 }
 
-/* A backbone tensor that nobody asked for belongs to another network (relative positions, adapters, a bias the config
- * denies), whose answers would differ: refused. Layers beyond num_hidden_layers are cut off by transformers too. */
+/* A backbone tensor that nobody asked for belongs to another network (relative positions, adapters, a bias
+ * the config denies), whose answers would differ: refused. Layers beyond num_hidden_layers are cut off by
+ * transformers too. */
 static int check_backbone(struct model *m, const struct weights *w, struct status *st) {
     static const char *const parts[] = {"feature_extractor.", "feature_projection.", "encoder."};
     const size_t prefix = strlen(w->prefix);
@@ -145,7 +155,8 @@ static int check_backbone(struct model *m, const struct weights *w, struct statu
         const struct tensor *t = &w->checkpoint->tensors[i];
         const char *name = t->name + prefix, *end = strrchr(t->name, '.');
         int layer;
-        if (t->used || strncmp(t->name, w->prefix, prefix) != 0 || (end && strcmp(end, ".num_batches_tracked") == 0))
+        if (t->used || strncmp(t->name, w->prefix, prefix) != 0 ||
+            (end && strcmp(end, ".num_batches_tracked") == 0))
             continue;
         if (sscanf(name, "encoder.layers.%d.", &layer) == 1 && layer >= m->config.layers) {
             beyond++;
@@ -175,9 +186,11 @@ static int load_weights(struct model *m, struct checkpoint *checkpoint, const st
         arena_init_counting(&l.arena);
         load_pass(m, &l);
         m->info.weight_bytes = (int64_t)l.arena.used;
-        if (l.arena.failed || m->kernels->memory_new(m->device, &m->weights, l.arena.used, "packed weights", st)) {
+        if (l.arena.failed ||
+            m->kernels->memory_new(m->device, &m->weights, l.arena.used, "packed weights", st)) {
             weights_free(&w);
-            return l.arena.failed ? status_set(st, STATUS_RESOURCE_EXHAUSTED, "the weights' sizes overflow") : -1;
+            return l.arena.failed ? status_set(st, STATUS_RESOURCE_EXHAUSTED, "the weights' sizes overflow")
+                                  : -1;
         }
         l.arena = (struct arena){.base = m->weights, .bytes = l.arena.used};
         l.counting = false;
@@ -206,7 +219,8 @@ static int list_unused(struct model *m, const struct checkpoint *checkpoint, str
     return 0;
 }
 
-/* ---- digest ------------------------------------------------------------------------------------------------ */
+/* ---- digest
+ * ------------------------------------------------------------------------------------------------ */
 
 struct digest_job {
     const char *dir;
@@ -248,7 +262,8 @@ done:
     return NULL;
 }
 
-/* ---- report ------------------------------------------------------------------------------------------------ */
+/* ---- report
+ * ------------------------------------------------------------------------------------------------ */
 
 static void fill_info(struct model *m, const struct checkpoint *checkpoint) {
     static const char *const outputs[] = {"softmax", "sigmoid", "none", "softmax of gender"};
@@ -283,9 +298,11 @@ static void fill_info(struct model *m, const struct checkpoint *checkpoint) {
     i->warnings_count = c->warnings_count;
 }
 
-/* ---- open and close ---------------------------------------------------------------------------------------- */
+/* ---- open and close
+ * ---------------------------------------------------------------------------------------- */
 
-static int load(struct model *m, struct checkpoint *checkpoint, const struct model_options *o, struct status *st) {
+static int load(struct model *m, struct checkpoint *checkpoint, const struct model_options *o,
+                struct status *st) {
     struct digest_job digest = {.dir = m->dir, .info = &m->info};
     pthread_t thread;
     for (int i = 0; i < checkpoint->files_count; i++)

@@ -1,7 +1,8 @@
 /* model: a loaded model and its workers. All that the engine needs to know of models.
  *
- * Three structs: the model's config and const weights (struct model: read-only after model_new, shared by all threads)
- * and the mutable workspace (struct model_worker: one owner at a time, sized once for the largest batch). */
+ * Three structs: the model's config and const weights (struct model: read-only after model_new, shared by all
+ * threads) and the mutable workspace (struct model_worker: one owner at a time, sized once for the largest
+ * batch). */
 #ifndef TIMBRE_MODELS_MODEL_H
 #define TIMBRE_MODELS_MODEL_H
 
@@ -22,7 +23,8 @@ struct model_options {
     bool pin;                    /* keep each thread on its processor */
     const char *labels_path;     /* a file of labels to use instead of the model's own; NULL: none */
     const char *output;          /* "softmax", "sigmoid", "none", "auto"; NULL: auto */
-    const char *head_activation; /* between dense and output of a dense/output head: "none", "tanh", "relu"; NULL: none */
+    const char *head_activation; /* between dense and output of a dense/output head: "none", "tanh", "relu";
+                                    NULL: none */
 };
 
 struct model_file {
@@ -43,12 +45,12 @@ struct model_info {
     const char *const *labels; /* [labels_count] */
     int sampling_rate_hz;
     bool normalize;
-    const char *output; /* "softmax", "sigmoid", "none", "softmax of gender" */
+    const char *output;  /* "softmax", "sigmoid", "none", "softmax of gender" */
     const char *licence; /* "" when the folder does not say */
     const char *device, *precision;
-    int64_t weight_bytes;      /* of packed weights */
-    int64_t min_samples;       /* fewer give no frame */
-    double frame_s;            /* time between two frames */
+    int64_t weight_bytes;          /* of packed weights */
+    int64_t min_samples;           /* fewer give no frame */
+    double frame_s;                /* time between two frames */
     char digest[SHA256_HEX_BYTES]; /* SHA-256 of the lines "<sha256>  <name>\n" of `files`, sorted by name */
     struct model_file files[16];
     int files_count; /* of more files than fit, the first 16 are listed; all are in the digest */
@@ -56,9 +58,9 @@ struct model_info {
     int warnings_count;
 };
 
-/* Loads a folder completely and strictly: what returns here answers exactly as transformers would. Errors: those of
- * checkpoint_init and config_init; FAILED_PRECONDITION (head unknown; a tensor missing, of another shape, not
- * finite: named), UNAVAILABLE (device or precision not to be had), RESOURCE_EXHAUSTED. */
+/* Loads a folder completely and strictly: what returns here answers exactly as transformers would. Errors:
+ * those of checkpoint_init and config_init; FAILED_PRECONDITION (head unknown; a tensor missing, of another
+ * shape, not finite: named), UNAVAILABLE (device or precision not to be had), RESOURCE_EXHAUSTED. */
 int model_new(struct model **m, const char *dir, const struct model_options *o, struct status *st);
 void model_del(struct model *m); /* NULL is fine; its workers must be gone */
 const struct model_info *model_get_info(const struct model *m);
@@ -67,24 +69,27 @@ const struct model_info *model_get_info(const struct model *m);
 void model_report_text(const struct model *m, struct text *out);
 void model_report_json(const struct model *m, struct text *out);
 
-/* A worker for batches of up to `samples_max` samples (as batch_slot_samples counts them) and `clips_max` clips.
- * Errors: RESOURCE_EXHAUSTED naming the bytes, INVALID_ARGUMENT. The options' threads belong to the worker. */
+/* A worker for batches of up to `samples_max` samples (as batch_slot_samples counts them) and `clips_max`
+ * clips. Errors: RESOURCE_EXHAUSTED naming the bytes, INVALID_ARGUMENT. The options' threads belong to the
+ * worker. */
 int model_worker_new(struct model_worker **w, const struct model *m, int64_t samples_max, int clips_max,
                      struct status *st);
 void model_worker_del(struct model_worker *w); /* NULL is fine */
 
-/* Samples that a clip of `count` samples takes of a worker's samples_max; 0 when it is too short for one frame. */
+/* Samples that a clip of `count` samples takes of a worker's samples_max; 0 when it is too short for one
+ * frame. */
 int64_t model_count_slot(const struct model *m, int64_t count);
 
 struct model_clip {
     const float *samples; /* [count] mono at the model's rate */
     int64_t count;        /* at least min_samples */
     float *logits;        /* [labels_count], written */
-    float *embedding;     /* [hidden], written: the pooled hidden states that the head sees; NULL: not wanted */
+    float *embedding; /* [hidden], written: the pooled hidden states that the head sees; NULL: not wanted */
 };
 
 /* Runs one batch. The bits of a clip's results do not depend on the other clips, their order or the threads.
- * Errors: INVALID_ARGUMENT (over the worker's size, too short), UNAVAILABLE or INTERNAL (the device failed). */
+ * Errors: INVALID_ARGUMENT (over the worker's size, too short), UNAVAILABLE or INTERNAL (the device failed).
+ */
 int model_worker_run(struct model_worker *w, struct model_clip *clips, int count, struct status *st);
 
 /* scores [labels_count] from logits by the model's output rule; both may be the same. */

@@ -37,10 +37,10 @@ struct model_worker {
     struct head_state head;
     struct arena host; /* the batch's tables, and staging */
     struct batch batch;
-    int64_t *samples;           /* [clips_max] */
-    float *zeros;               /* [slot] what lies between clips */
-    float *pooled, *logits;     /* [clips_max, H], [clips_max, labels] as downloaded */
-    float *part;                /* [clips_max, labels] */
+    int64_t *samples;       /* [clips_max] */
+    float *zeros;           /* [slot] what lies between clips */
+    float *pooled, *logits; /* [clips_max, H], [clips_max, labels] as downloaded */
+    float *part;            /* [clips_max, labels] */
     int64_t samples_max;
     int clips_max;
 };

@@ -18,13 +18,13 @@ void model_report_text(const struct model *m, struct text *out) {
     enum { UNUSED_SHOWN = 12, LABELS_SHOWN = 64 };
     const struct model_info *i = &m->info;
     text_printf(out, "%s\n", i->dir);
-    text_printf(out, "  %-18s %s, %d layers of %d, %d heads, %s, features with %s norm%s\n", "family", i->family,
-                i->layers, i->hidden, i->heads, i->layer_order, i->feature_norm,
+    text_printf(out, "  %-18s %s, %d layers of %d, %d heads, %s, features with %s norm%s\n", "family",
+                i->family, i->layers, i->hidden, i->heads, i->layer_order, i->feature_norm,
                 i->weighted_layer_sum ? ", weighted sum of layers" : "");
     line(out, "head", i->head);
     line(out, "weights", i->format);
-    text_printf(out, "  %-18s %.2f M, %.1f MB packed for %s, %s\n", "parameters", (double)i->parameters * 1e-6,
-                (double)i->weight_bytes * 1e-6, i->device, i->precision);
+    text_printf(out, "  %-18s %.2f M, %.1f MB packed for %s, %s\n", "parameters",
+                (double)i->parameters * 1e-6, (double)i->weight_bytes * 1e-6, i->device, i->precision);
     text_printf(out, "  %-18s %d used, %d not used\n", "tensors", i->tensors_used, i->tensors_unused);
     if (i->tensors_unused)
         line_joined(out, "not used", i->unused, i->tensors_unused, UNUSED_SHOWN);

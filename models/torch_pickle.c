@@ -1,81 +1,13 @@
 /* A pickle machine that can only make what a state dict is made of: numbers, texts, tuples, lists,
  * dictionaries, storages and tensors. A global outside a short list is refused by name; nothing is ever
- * called. (Opcodes: Python's Lib/pickletools.py. Layout of tensors: torch/_utils.py, _rebuild_tensor_v2.)
- *
- * Values refer to objects by index, so an object that holds itself costs nothing: nothing here walks into
- * depth. */
+ * called. (Opcodes: Python's Lib/pickletools.py. Layout of tensors: torch/_utils.py, _rebuild_tensor_v2.) */
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/check.h"
 #include "models/builder.h"
-#include "models/torch.h"
-
-enum value_kind {
-    VALUE_MARK,
-    VALUE_NONE,
-    VALUE_BOOL,
-    VALUE_INT,
-    VALUE_FLOAT, /* its number is never needed */
-    VALUE_TEXT,
-    VALUE_GLOBAL,
-    VALUE_TUPLE,
-    VALUE_LIST,
-    VALUE_DICT,
-    VALUE_STORAGE,
-    VALUE_TENSOR,
-};
-
-struct value {
-    enum value_kind kind;
-    uint32_t bytes; /* TEXT */
-    union {
-        int64_t integer;
-        uint32_t index;  /* GLOBAL: into globals; TUPLE, LIST, DICT: objects; STORAGE, TENSOR: theirs */
-        uint32_t offset; /* TEXT: in the pickle */
-    };
-};
-
-/* A list of items, linked, since many grow at once. A dictionary's are key, value, key, value. */
-struct object {
-    uint32_t first, last, count; /* indices into items */
-};
-
-struct item {
-    struct value value;
-    uint32_t next;
-};
-
-struct storage {
-    uint32_t global; /* its type, index into globals */
-    int64_t elements;
-    const struct torch_entry *entry;
-};
-
-struct rebuilt {
-    uint32_t storage;
-    bool contiguous;
-    int rank;
-    int64_t offset, elements, shape[CHECKPOINT_RANK_MAX];
-};
-
-/* A growing array with a limit. */
-struct pool {
-    unsigned char *data;
-    uint32_t count, capacity, max;
-    size_t size;
-    const char *what;
-};
-
-struct machine {
-    const struct torch_zip *zip;
-    struct status *st;
-    const unsigned char *code;
-    uint64_t bytes, at;
-    int marks;
-    struct pool stack, memo, objects, items, storages, tensors;
-};
+#include "models/torch_machine.h"
 
 enum global_kind { GLOBAL_ORDERED_DICT, GLOBAL_REBUILD_TENSOR, GLOBAL_REBUILD_PARAMETER, GLOBAL_STORAGE };
 
@@ -101,126 +33,11 @@ static const struct {
 };
 enum { GLOBALS = sizeof globals / sizeof *globals };
 
-/* ---- memory ---- */
-
-static int damaged(struct machine *m, const char *what) {
-    return status_set(m->st, STATUS_INVALID_ARGUMENT, "%s: damaged pickle at byte %llu: %s", m->zip->file,
-                      (unsigned long long)m->at, what);
-}
-
-static int over_limit(struct machine *m, const char *what, long long max) {
-    return status_set(m->st, STATUS_RESOURCE_EXHAUSTED, "%s: pickle: more %s than the limit of %lld",
-                      m->zip->file, what, max);
-}
-
-static int pool_reserve(struct machine *m, struct pool *p, uint32_t count) {
-    if (count <= p->capacity)
-        return 0;
-    uint32_t capacity = p->capacity ? p->capacity * 2 : 64;
-    if (capacity < count)
-        capacity = count;
-    unsigned char *bigger = realloc(p->data, capacity * p->size);
-    if (!bigger)
-        return status_set_no_memory(m->st, capacity * p->size, p->what);
-    p->data = bigger;
-    p->capacity = capacity;
-    return 0;
-}
-
-static int pool_add(struct machine *m, struct pool *p, const void *element) {
-    if (p->count >= p->max)
-        return over_limit(m, p->what, p->max);
-    if (pool_reserve(m, p, p->count + 1))
-        return -1;
-    memcpy(p->data + p->count++ * p->size, element, p->size);
-    return 0;
-}
-
-/* Pointers into a pool hold until something is added to it. */
-static void *pool_at(const struct pool *p, uint32_t i) {
-    return p->data + i * p->size;
-}
-
-static int push(struct machine *m, struct value v) {
-    return pool_add(m, &m->stack, &v);
-}
-
-/* The n topmost values, or NULL when a mark or the stack's end is among them. */
-static const struct value *pop(struct machine *m, uint32_t n) {
-    if (m->stack.count < n) {
-        damaged(m, "the stack is empty");
-        return NULL;
-    }
-    const struct value *v = pool_at(&m->stack, m->stack.count - n);
-    for (uint32_t i = 0; i < n; i++)
-        if (v[i].kind == VALUE_MARK) {
-            damaged(m, "a mark in the place of a value");
-            return NULL;
-        }
-    m->stack.count -= n;
-    return v; /* the places are free, but nothing was written there yet */
-}
-
-/* All values above the topmost mark, which goes too; -1 when there is no mark. */
-static int64_t pop_to_mark(struct machine *m, const struct value **first) {
-    for (uint32_t i = m->stack.count; i-- > 0;) {
-        const struct value *v = pool_at(&m->stack, i);
-        if (v->kind != VALUE_MARK)
-            continue;
-        int64_t n = (int64_t)m->stack.count - i - 1;
-        *first = v + 1;
-        m->stack.count = i;
-        m->marks--;
-        return n;
-    }
-    return damaged(m, "a mark is missing");
-}
-
-static int object_add(struct machine *m, uint32_t object, const struct value *values, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++) {
-        struct item item = {.value = values[i]};
-        uint32_t at = m->items.count;
-        if (pool_add(m, &m->items, &item))
-            return -1;
-        struct object *o = pool_at(&m->objects, object);
-        if (o->count++ == 0)
-            o->first = at;
-        else
-            ((struct item *)pool_at(&m->items, o->last))->next = at;
-        o->last = at;
-    }
-    return 0;
-}
-
-static int push_object(struct machine *m, enum value_kind kind, const struct value *values, uint32_t n) {
-    struct object empty = {0};
-    struct value v = {.kind = kind, .index = m->objects.count};
-    if (pool_add(m, &m->objects, &empty) || object_add(m, v.index, values, n))
-        return -1;
-    return push(m, v);
-}
-
-/* The items of a tuple with at most `max` of them; -1 when it is none or has more. */
-static int tuple_items(const struct machine *m, struct value tuple, int max, struct value *items) {
-    if (tuple.kind != VALUE_TUPLE)
-        return -1;
-    const struct object *o = pool_at(&m->objects, tuple.index);
-    if (o->count > (uint32_t)max)
-        return -1;
-    uint32_t at = o->first;
-    for (uint32_t i = 0; i < o->count; i++) {
-        const struct item *item = pool_at(&m->items, at);
-        items[i] = item->value;
-        at = item->next;
-    }
-    return (int)o->count;
-}
-
 /* ---- reading the code ---- */
 
 static const unsigned char *take(struct machine *m, uint64_t n) {
     if (!check_range_u64(m->at, n, m->bytes)) {
-        damaged(m, "it ends early (truncated?)");
+        machine_damaged(m, "it ends early (truncated?)");
         return NULL;
     }
     const unsigned char *p = m->code + m->at;
@@ -243,8 +60,8 @@ static int push_number(struct machine *m, unsigned bytes) {
     uint64_t u;
     if (take_number(m, bytes, &u))
         return -1;
-    return push(m,
-                (struct value){.kind = VALUE_INT, .integer = bytes == 4 ? (int32_t)(uint32_t)u : (int64_t)u});
+    return machine_push(
+        m, (struct value){.kind = VALUE_INT, .integer = bytes == 4 ? (int32_t)(uint32_t)u : (int64_t)u});
 }
 
 /* Two's complement of any length; what torch.save needs fits 64 bits. */
@@ -253,14 +70,14 @@ static int push_long(struct machine *m) {
     if (take_number(m, 1, &n))
         return -1;
     if (n > 8)
-        return over_limit(m, "bytes in a number", 8);
+        return machine_over_limit(m, "bytes in a number", 8);
     if (n && take_number(m, (unsigned)n, &u))
         return -1;
     if (n && n < 8 && u >> (8 * n - 1))
         u |= UINT64_MAX << (8 * n);
     int64_t value;
     memcpy(&value, &u, sizeof value);
-    return push(m, (struct value){.kind = VALUE_INT, .integer = value});
+    return machine_push(m, (struct value){.kind = VALUE_INT, .integer = value});
 }
 
 static int push_text(struct machine *m, unsigned length_bytes) {
@@ -268,9 +85,9 @@ static int push_text(struct machine *m, unsigned length_bytes) {
     if (take_number(m, length_bytes, &n))
         return -1;
     if (n > TORCH_STRING_BYTES_MAX)
-        return over_limit(m, "bytes in a text", TORCH_STRING_BYTES_MAX);
+        return machine_over_limit(m, "bytes in a text", TORCH_STRING_BYTES_MAX);
     struct value v = {.kind = VALUE_TEXT, .bytes = (uint32_t)n, .offset = (uint32_t)m->at};
-    return take(m, n) ? push(m, v) : -1;
+    return take(m, n) ? machine_push(m, v) : -1;
 }
 
 static bool is_text(const struct machine *m, struct value v, const char *text) {
@@ -285,7 +102,7 @@ static int push_global(struct machine *m, const unsigned char *module, size_t mo
         if (strlen(globals[i].module) == module_bytes &&
             memcmp(globals[i].module, module, module_bytes) == 0 && strlen(globals[i].name) == name_bytes &&
             memcmp(globals[i].name, name, name_bytes) == 0)
-            return push(m, (struct value){.kind = VALUE_GLOBAL, .index = i});
+            return machine_push(m, (struct value){.kind = VALUE_GLOBAL, .index = i});
     char shown_module[CHECKPOINT_SHOWN_BYTES], shown_name[CHECKPOINT_SHOWN_BYTES];
     return status_set(m->st, STATUS_FAILED_PRECONDITION,
                       "%s: pickle wants %s.%s, which this program never runs", m->zip->file,
@@ -303,7 +120,7 @@ static int take_global(struct machine *m) {
         const unsigned char *end =
             memchr(line[i], '\n', rest < TORCH_GLOBAL_BYTES_MAX ? rest : TORCH_GLOBAL_BYTES_MAX);
         if (!end)
-            return damaged(m, "the name of a global does not end");
+            return machine_damaged(m, "the name of a global does not end");
         bytes[i] = (size_t)(end - line[i]);
         m->at += bytes[i] + 1;
     }
@@ -311,11 +128,11 @@ static int take_global(struct machine *m) {
 }
 
 static int stack_global(struct machine *m) {
-    const struct value *v = pop(m, 2);
+    const struct value *v = machine_pop(m, 2);
     if (!v)
         return -1;
     if (v[0].kind != VALUE_TEXT || v[1].kind != VALUE_TEXT)
-        return damaged(m, "the name of a global is not a text");
+        return machine_damaged(m, "the name of a global is not a text");
     return push_global(m, m->code + v[0].offset, v[0].bytes, m->code + v[1].offset, v[1].bytes);
 }
 
@@ -323,13 +140,13 @@ static int stack_global(struct machine *m) {
 static int load_storage(struct machine *m) {
     struct value item[5];
     char shown[CHECKPOINT_SHOWN_BYTES];
-    const struct value *v = pop(m, 1);
+    const struct value *v = machine_pop(m, 1);
     if (!v)
         return -1;
-    if (tuple_items(m, *v, 5, item) != 5 || !is_text(m, item[0], "storage") || item[1].kind != VALUE_GLOBAL ||
-        globals[item[1].index].kind != GLOBAL_STORAGE || item[2].kind != VALUE_TEXT ||
-        item[4].kind != VALUE_INT)
-        return damaged(m, "a storage is not described as torch does");
+    if (machine_tuple_items(m, *v, 5, item) != 5 || !is_text(m, item[0], "storage") ||
+        item[1].kind != VALUE_GLOBAL || globals[item[1].index].kind != GLOBAL_STORAGE ||
+        item[2].kind != VALUE_TEXT || item[4].kind != VALUE_INT)
+        return machine_damaged(m, "a storage is not described as torch does");
     const char *key = (const char *)m->code + item[2].offset;
     struct storage s = {.global = item[1].index, .elements = item[4].integer};
     s.entry = torch_zip_find(m->zip, "data/", key, item[2].bytes);
@@ -343,72 +160,72 @@ static int load_storage(struct machine *m) {
                           "%s: storage data/%s holds fewer than its %lld elements", m->zip->file,
                           checkpoint_show(shown, key, item[2].bytes), (long long)s.elements);
     struct value result = {.kind = VALUE_STORAGE, .index = m->storages.count};
-    return pool_add(m, &m->storages, &s) ? -1 : push(m, result);
+    return machine_pool_add(m, &m->storages, &s) ? -1 : machine_push(m, result);
 }
 
 /* _rebuild_tensor_v2(storage, offset, size, stride, requires_grad, backward_hooks[, metadata]) */
 static int rebuild_tensor(struct machine *m, struct value args) {
     struct value arg[7], size[CHECKPOINT_RANK_MAX], stride[CHECKPOINT_RANK_MAX];
-    int n = tuple_items(m, args, 7, arg);
+    int n = machine_tuple_items(m, args, 7, arg);
     if (n < 6 || arg[0].kind != VALUE_STORAGE || arg[1].kind != VALUE_INT)
-        return damaged(m, "a tensor is not described as torch does");
+        return machine_damaged(m, "a tensor is not described as torch does");
     struct rebuilt t = {.storage = arg[0].index, .contiguous = true, .offset = arg[1].integer};
-    t.rank = tuple_items(m, arg[2], CHECKPOINT_RANK_MAX, size);
-    if (t.rank < 0 || tuple_items(m, arg[3], CHECKPOINT_RANK_MAX, stride) != t.rank)
-        return damaged(m, "a tensor's size and stride do not agree, or it has too many dimensions");
+    t.rank = machine_tuple_items(m, arg[2], CHECKPOINT_RANK_MAX, size);
+    if (t.rank < 0 || machine_tuple_items(m, arg[3], CHECKPOINT_RANK_MAX, stride) != t.rank)
+        return machine_damaged(m, "a tensor's size and stride do not agree, or it has too many dimensions");
     uint64_t elements = 1;
     for (int i = t.rank - 1; i >= 0; i--) {
         if (size[i].kind != VALUE_INT || stride[i].kind != VALUE_INT || size[i].integer < 0)
-            return damaged(m, "a tensor's size or stride is not a number");
+            return machine_damaged(m, "a tensor's size or stride is not a number");
         t.shape[i] = size[i].integer;
         if (t.shape[i] != 1 && (uint64_t)stride[i].integer != elements)
             t.contiguous = false;
         if (!check_mul_u64(elements, (uint64_t)t.shape[i], &elements))
-            return damaged(m, "a tensor's size overflows");
+            return machine_damaged(m, "a tensor's size overflows");
     }
     if (elements == 0)
         t.contiguous = true;
-    const struct storage *s = pool_at(&m->storages, t.storage);
+    const struct storage *s = machine_pool_at(&m->storages, t.storage);
     if (t.offset < 0 ||
         (t.contiguous && !check_range_u64((uint64_t)t.offset, elements, (uint64_t)s->elements)))
-        return damaged(m, "a tensor lies outside its storage");
+        return machine_damaged(m, "a tensor lies outside its storage");
     t.elements = (int64_t)elements;
     struct value result = {.kind = VALUE_TENSOR, .index = m->tensors.count};
-    return pool_add(m, &m->tensors, &t) ? -1 : push(m, result);
+    return machine_pool_add(m, &m->tensors, &t) ? -1 : machine_push(m, result);
 }
 
 static int reduce(struct machine *m) {
     struct value arg[3];
-    const struct value *top = pop(m, 2);
+    const struct value *top = machine_pop(m, 2);
     if (!top)
         return -1;
     struct value function = top[0], args = top[1];
     if (function.kind != VALUE_GLOBAL || args.kind != VALUE_TUPLE)
-        return damaged(m, "a call of something that is not a function");
+        return machine_damaged(m, "a call of something that is not a function");
     switch (globals[function.index].kind) {
     case GLOBAL_ORDERED_DICT:
-        if (tuple_items(m, args, 0, arg) != 0)
-            return damaged(m, "an OrderedDict is made with arguments");
-        return push_object(m, VALUE_DICT, NULL, 0);
+        if (machine_tuple_items(m, args, 0, arg) != 0)
+            return machine_damaged(m, "an OrderedDict is made with arguments");
+        return machine_push_object(m, VALUE_DICT, NULL, 0);
     case GLOBAL_REBUILD_TENSOR:
         return rebuild_tensor(m, args);
     case GLOBAL_REBUILD_PARAMETER: /* (tensor, requires_grad, backward_hooks): the tensor */
-        if (tuple_items(m, args, 3, arg) != 3 || arg[0].kind != VALUE_TENSOR)
-            return damaged(m, "a parameter is not described as torch does");
-        return push(m, arg[0]);
+        if (machine_tuple_items(m, args, 3, arg) != 3 || arg[0].kind != VALUE_TENSOR)
+            return machine_damaged(m, "a parameter is not described as torch does");
+        return machine_push(m, arg[0]);
     case GLOBAL_STORAGE:
         break;
     }
-    return damaged(m, "a storage type is called");
+    return machine_damaged(m, "a storage type is called");
 }
 
 /* Sets attributes; a state dict has `_metadata`, which nobody needs. */
 static int build(struct machine *m) {
-    const struct value *v = pop(m, 2);
+    const struct value *v = machine_pop(m, 2);
     if (!v)
         return -1;
     if (v[0].kind != VALUE_DICT)
-        return damaged(m, "attributes of something that is not a dictionary");
+        return machine_damaged(m, "attributes of something that is not a dictionary");
     m->stack.count++; /* the dictionary stays */
     return 0;
 }
@@ -416,62 +233,62 @@ static int build(struct machine *m) {
 /* ---- containers and memo ---- */
 
 static int push_tuple(struct machine *m, uint32_t n) {
-    const struct value *v = pop(m, n);
+    const struct value *v = machine_pop(m, n);
     struct value copy[3];
     if (!v)
         return -1;
     for (uint32_t i = 0; i < n; i++)
         copy[i] = v[i];
-    return push_object(m, VALUE_TUPLE, copy, n);
+    return machine_push_object(m, VALUE_TUPLE, copy, n);
 }
 
 static int push_tuple_to_mark(struct machine *m) {
     const struct value *v = NULL;
-    int64_t n = pop_to_mark(m, &v);
-    return n < 0 ? -1 : push_object(m, VALUE_TUPLE, v, (uint32_t)n);
+    int64_t n = machine_pop_to_mark(m, &v);
+    return n < 0 ? -1 : machine_push_object(m, VALUE_TUPLE, v, (uint32_t)n);
 }
 
 /* Adds `n` values, those popped before, to the container that is now on top. */
 static int add_to(struct machine *m, enum value_kind kind, const struct value *values, int64_t n) {
     if (n < 0)
         return -1;
-    const struct value *to = m->stack.count ? pool_at(&m->stack, m->stack.count - 1) : NULL;
+    const struct value *to = m->stack.count ? machine_pool_at(&m->stack, m->stack.count - 1) : NULL;
     if (!to || to->kind != kind || (kind == VALUE_DICT && n % 2))
-        return damaged(m, "items for something that cannot hold them");
-    return object_add(m, to->index, values, (uint32_t)n);
+        return machine_damaged(m, "items for something that cannot hold them");
+    return machine_object_add(m, to->index, values, (uint32_t)n);
 }
 
 static int add_popped(struct machine *m, enum value_kind kind, uint32_t n) {
-    const struct value *v = pop(m, n);
+    const struct value *v = machine_pop(m, n);
     return v ? add_to(m, kind, v, n) : -1;
 }
 
 static int add_to_mark(struct machine *m, enum value_kind kind) {
     const struct value *v = NULL;
-    int64_t n = pop_to_mark(m, &v);
+    int64_t n = machine_pop_to_mark(m, &v);
     return add_to(m, kind, v, n);
 }
 
 static int push_mark(struct machine *m) {
     if (m->marks == TORCH_NESTING_MAX)
-        return over_limit(m, "nested marks", TORCH_NESTING_MAX);
+        return machine_over_limit(m, "nested marks", TORCH_NESTING_MAX);
     m->marks++;
-    return push(m, (struct value){.kind = VALUE_MARK});
+    return machine_push(m, (struct value){.kind = VALUE_MARK});
 }
 
 static int memo_put(struct machine *m, uint64_t index) {
     const struct value unset = {.kind = VALUE_MARK};
     if (index >= TORCH_MEMO_MAX || index > m->bytes) /* each entry was a byte of code at least */
-        return over_limit(m, "memo entries", TORCH_MEMO_MAX);
+        return machine_over_limit(m, "memo entries", TORCH_MEMO_MAX);
     if (m->stack.count == 0)
-        return damaged(m, "the stack is empty");
-    struct value v = *(const struct value *)pool_at(&m->stack, m->stack.count - 1);
+        return machine_damaged(m, "the stack is empty");
+    struct value v = *(const struct value *)machine_pool_at(&m->stack, m->stack.count - 1);
     if (v.kind == VALUE_MARK)
-        return damaged(m, "a mark in the place of a value");
+        return machine_damaged(m, "a mark in the place of a value");
     while (m->memo.count <= index)
-        if (pool_add(m, &m->memo, &unset))
+        if (machine_pool_add(m, &m->memo, &unset))
             return -1;
-    *(struct value *)pool_at(&m->memo, (uint32_t)index) = v;
+    *(struct value *)machine_pool_at(&m->memo, (uint32_t)index) = v;
     return 0;
 }
 
@@ -479,10 +296,10 @@ static int memo_get(struct machine *m, unsigned bytes) {
     uint64_t index;
     if (take_number(m, bytes, &index))
         return -1;
-    const struct value *v = index < m->memo.count ? pool_at(&m->memo, (uint32_t)index) : NULL;
+    const struct value *v = index < m->memo.count ? machine_pool_at(&m->memo, (uint32_t)index) : NULL;
     if (!v || v->kind == VALUE_MARK)
-        return damaged(m, "a memo entry that is not there");
-    return push(m, *v);
+        return machine_damaged(m, "a memo entry that is not there");
+    return machine_push(m, *v);
 }
 
 static int memo_put_numbered(struct machine *m, unsigned bytes) {
@@ -495,11 +312,11 @@ static int memo_put_numbered(struct machine *m, unsigned bytes) {
 static int step(struct machine *m, unsigned char op) {
     switch (op) {
     case '}':
-        return push_object(m, VALUE_DICT, NULL, 0);
+        return machine_push_object(m, VALUE_DICT, NULL, 0);
     case ']':
-        return push_object(m, VALUE_LIST, NULL, 0);
+        return machine_push_object(m, VALUE_LIST, NULL, 0);
     case ')':
-        return push_object(m, VALUE_TUPLE, NULL, 0);
+        return machine_push_object(m, VALUE_TUPLE, NULL, 0);
     case 0x85:
     case 0x86:
     case 0x87:
@@ -517,10 +334,10 @@ static int step(struct machine *m, unsigned char op) {
     case 'e':
         return add_to_mark(m, VALUE_LIST);
     case 'N':
-        return push(m, (struct value){.kind = VALUE_NONE});
+        return machine_push(m, (struct value){.kind = VALUE_NONE});
     case 0x88:
     case 0x89:
-        return push(m, (struct value){.kind = VALUE_BOOL, .integer = op == 0x88});
+        return machine_push(m, (struct value){.kind = VALUE_BOOL, .integer = op == 0x88});
     case 'J':
         return push_number(m, 4);
     case 'K':
@@ -530,7 +347,7 @@ static int step(struct machine *m, unsigned char op) {
     case 0x8a:
         return push_long(m);
     case 'G':
-        return take(m, 8) ? push(m, (struct value){.kind = VALUE_FLOAT}) : -1;
+        return take(m, 8) ? machine_push(m, (struct value){.kind = VALUE_FLOAT}) : -1;
     case 'X':
         return push_text(m, 4);
     case 0x8c:
@@ -582,8 +399,8 @@ static int run(struct machine *m) {
 static int add_tensor(struct checkpoint_builder *b, const struct machine *m, struct value key,
                       struct value value) {
     const char *name = (const char *)m->code + key.offset;
-    const struct rebuilt *t = pool_at(&m->tensors, value.index);
-    const struct storage *s = pool_at(&m->storages, t->storage);
+    const struct rebuilt *t = machine_pool_at(&m->tensors, value.index);
+    const struct storage *s = machine_pool_at(&m->storages, t->storage);
     const unsigned size = globals[s->global].bytes;
     char shown[CHECKPOINT_SHOWN_BYTES];
     if (!t->contiguous)
@@ -595,17 +412,18 @@ static int add_tensor(struct checkpoint_builder *b, const struct machine *m, str
 }
 
 static int add_tensors(struct checkpoint_builder *b, struct machine *m) {
-    const struct value *top = m->stack.count == 1 ? pool_at(&m->stack, 0) : NULL;
+    const struct value *top = m->stack.count == 1 ? machine_pool_at(&m->stack, 0) : NULL;
     if (!top || top->kind != VALUE_DICT)
         return status_set(m->st, STATUS_FAILED_PRECONDITION,
                           "%s: holds something else than a state dict (a dictionary "
                           "of tensors)",
                           m->zip->file);
-    const struct object *o = pool_at(&m->objects, top->index);
+    const struct object *o = machine_pool_at(&m->objects, top->index);
     uint32_t at = o->first, tensors = 0;
     struct value inner = {.kind = VALUE_NONE};
     for (uint32_t i = 0; i < o->count; i += 2) {
-        const struct item *key = pool_at(&m->items, at), *value = pool_at(&m->items, key->next);
+        const struct item *key = machine_pool_at(&m->items, at),
+                          *value = machine_pool_at(&m->items, key->next);
         at = value->next;
         if (key->value.kind == VALUE_TEXT && value->value.kind == VALUE_DICT && inner.kind == VALUE_NONE)
             inner = key->value;

@@ -1,5 +1,5 @@
-/* The forward pass, in paper order. Shapes: n_l rows of level l, C channels, T tokens of the whole batch, H hidden,
- * F feed-forward. See docs/architecture.md for the tape. */
+/* The forward pass, in paper order. Shapes: n_l rows of level l, C channels, T tokens of the whole batch, H
+ * hidden, F feed-forward. See docs/architecture.md for the tape. */
 #include "models/wav2vec2.h"
 
 #include <math.h>
@@ -13,8 +13,8 @@ static void plan_segment(struct kernels_rows *rows, const struct batch_shape *s,
     }
 }
 
-/* The convolution stack over the tape, in segments so that its widest layers stay in cache. A row is the same bits
- * whichever segment computes it. */
+/* The convolution stack over the tape, in segments so that its widest layers stay in cache. A row is the same
+ * bits whichever segment computes it. */
 static void feature_extractor(const struct wav2vec2 *m, const struct config *c, struct wav2vec2_state *s,
                               const struct kernels *k, struct kernels_device *d, const struct batch *b) {
     const int levels = c->conv.levels;
@@ -24,7 +24,8 @@ static void feature_extractor(const struct wav2vec2 *m, const struct config *c, 
     if (stats)
         k->group_stats(d, s->group_stats, s->samples, &m->conv[0], b);
     for (int64_t first = 0; first < b->tape_rows[levels]; first += s->segment_rows) {
-        int64_t end = first + s->segment_rows < b->tape_rows[levels] ? first + s->segment_rows : b->tape_rows[levels];
+        int64_t end =
+            first + s->segment_rows < b->tape_rows[levels] ? first + s->segment_rows : b->tape_rows[levels];
         plan_segment(rows, &c->conv, first, end);
         const void *x = s->samples + rows[0].first;
         for (int l = 1; l <= levels; l++) {
@@ -36,11 +37,13 @@ static void feature_extractor(const struct wav2vec2 *m, const struct config *c, 
 }
 
 /* x = norm(x + attention(x)); x = norm(x + ffn(x)). (Vaswani et al. 2017; do_stable_layer_norm false) */
-static void encoder_layer_post_norm(const struct wav2vec2_layer *w, const struct config *c, struct wav2vec2_state *s,
-                                    const struct kernels *k, struct kernels_device *d, const struct batch *b) {
+static void encoder_layer_post_norm(const struct wav2vec2_layer *w, const struct config *c,
+                                    struct wav2vec2_state *s, const struct kernels *k,
+                                    struct kernels_device *d, const struct batch *b) {
     const int64_t t = batch_tokens(b);
     const int head_dim = c->hidden / c->heads;
-    void *qkv = s->wide, *heads = (char *)s->wide + (size_t)t * 3 * (size_t)c->hidden * k->activation_bytes(d);
+    void *qkv = s->wide,
+         *heads = (char *)s->wide + (size_t)t * 3 * (size_t)c->hidden * k->activation_bytes(d);
 
     k->linear(d, qkv, s->x, &w->qkv, KERNELS_IDENTITY, NULL, t);
     k->attention(d, heads, qkv, c->heads, head_dim, 1.0f / sqrtf((float)head_dim), b);
@@ -52,11 +55,13 @@ static void encoder_layer_post_norm(const struct wav2vec2_layer *w, const struct
 }
 
 /* x += attention(norm(x)); x += ffn(norm(x)). (do_stable_layer_norm true) */
-static void encoder_layer_pre_norm(const struct wav2vec2_layer *w, const struct config *c, struct wav2vec2_state *s,
-                                   const struct kernels *k, struct kernels_device *d, const struct batch *b) {
+static void encoder_layer_pre_norm(const struct wav2vec2_layer *w, const struct config *c,
+                                   struct wav2vec2_state *s, const struct kernels *k,
+                                   struct kernels_device *d, const struct batch *b) {
     const int64_t t = batch_tokens(b);
     const int head_dim = c->hidden / c->heads;
-    void *qkv = s->wide, *heads = (char *)s->wide + (size_t)t * 3 * (size_t)c->hidden * k->activation_bytes(d);
+    void *qkv = s->wide,
+         *heads = (char *)s->wide + (size_t)t * 3 * (size_t)c->hidden * k->activation_bytes(d);
 
     k->layer_norm(d, s->y, s->x, &w->attention_norm, t);
     k->linear(d, qkv, s->y, &w->qkv, KERNELS_IDENTITY, NULL, t);
@@ -74,12 +79,12 @@ const void *wav2vec2_forward(const struct wav2vec2 *m, const struct config *c, s
     const int h = c->hidden;
 
     if (c->normalize)
-        k->input_norm(d, s->samples, s->samples, b);                                 /* each clip: mean 0, variance 1 */
-    feature_extractor(m, c, s, k, d, b);                                             /* [T, C] */
+        k->input_norm(d, s->samples, s->samples, b); /* each clip: mean 0, variance 1 */
+    feature_extractor(m, c, s, k, d, b);             /* [T, C] */
     if (c->feature_projection_norm)
         k->layer_norm(d, s->features, s->features, &m->feature_norm, t);
     k->linear(d, s->y, s->features, &m->feature_projection, KERNELS_IDENTITY, NULL, t); /* [T, H] */
-    k->pos_conv(d, s->x, s->y, &m->pos_conv, c->conv_act, b);                        /* x + gelu(conv(x)) */
+    k->pos_conv(d, s->x, s->y, &m->pos_conv, c->conv_act, b); /* x + gelu(conv(x)) */
     if (!c->stable_layer_norm)
         k->layer_norm(d, s->x, s->x, &m->encoder_norm, t);
     if (layer_weights)
@@ -91,7 +96,7 @@ const void *wav2vec2_forward(const struct wav2vec2 *m, const struct config *c, s
             encoder_layer_post_norm(&m->layer[i], c, s, k, d, b);
         if (c->stable_layer_norm && i == c->layers - 1)
             k->layer_norm(d, s->x, s->x, &m->encoder_norm, t);
-        if (layer_weights) /* the last state is taken after the encoder's norm, as the published heads were trained */
+        if (layer_weights) /* the last state after the encoder's norm, as the published heads were trained */
             k->accumulate(d, s->sum, s->x, layer_weights[i + 1], false, t, h);
     }
     return layer_weights ? s->sum : s->x;

@@ -36,15 +36,16 @@ void wav2vec2_load(struct wav2vec2 *m, const struct config *c, struct loader *l)
     if (c->feature_projection_norm)
         loader_layer_norm(l, &m->feature_norm, "feature_projection.layer_norm", channels, c->layer_norm_eps);
     loader_linear(l, &m->feature_projection, "feature_projection.projection", channels, c->hidden);
-    loader_pos_conv(l, &m->pos_conv, "encoder.pos_conv_embed", c->hidden, c->pos_conv_kernel, c->pos_conv_groups,
-                    c->pos_conv_batch_norm);
+    loader_pos_conv(l, &m->pos_conv, "encoder.pos_conv_embed", c->hidden, c->pos_conv_kernel,
+                    c->pos_conv_groups, c->pos_conv_batch_norm);
     loader_layer_norm(l, &m->encoder_norm, "encoder.layer_norm", c->hidden, c->layer_norm_eps);
     for (int i = 0; i < c->layers; i++)
         load_layer(&m->layer[i], c, l, i);
 }
 
 void wav2vec2_state_init(struct wav2vec2_state *s, const struct config *c, const struct kernels *k,
-                         const struct kernels_device *d, int64_t samples_max, int clips_max, struct arena *a) {
+                         const struct kernels_device *d, int64_t samples_max, int clips_max,
+                         struct arena *a) {
     const size_t element = k->activation_bytes(d);
     const int levels = c->conv.levels;
     const int64_t tokens = batch_count_rows(&c->conv, levels, samples_max);
@@ -61,8 +62,9 @@ void wav2vec2_state_init(struct wav2vec2_state *s, const struct config *c, const
     }
     size_t wide = 4 * h > (size_t)c->intermediate ? 4 * h : (size_t)c->intermediate;
     s->samples = arena_alloc(a, (size_t)samples_max, sizeof(float));
-    s->group_stats =
-        c->conv_layer_norm ? NULL : arena_alloc(a, (size_t)clips_max * (size_t)c->conv_dim[0], 2 * sizeof(float));
+    s->group_stats = c->conv_layer_norm
+                         ? NULL
+                         : arena_alloc(a, (size_t)clips_max * (size_t)c->conv_dim[0], 2 * sizeof(float));
     s->conv[0] = arena_alloc(a, conv[0], element);
     s->conv[1] = arena_alloc(a, conv[1], element);
     s->features = arena_alloc(a, t * (size_t)c->conv_dim[levels - 1], element);

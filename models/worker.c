@@ -34,11 +34,11 @@ int model_worker_new(struct model_worker **out, const struct model *m, int64_t s
     *out = NULL;
     if (samples_max < batch_slot_samples(&c->conv, 1) || samples_max > INT64_C(1) << 40 || clips_max < 1 ||
         clips_max > BATCH_CLIPS_MAX)
-        return status_set(st, STATUS_INVALID_ARGUMENT,
-                          "a worker for %lld samples and %d clips: one frame needs %lld samples, and the limit is %d "
-                          "clips",
-                          (long long)samples_max, clips_max, (long long)batch_slot_samples(&c->conv, 1),
-                          BATCH_CLIPS_MAX);
+        return status_set(
+            st, STATUS_INVALID_ARGUMENT,
+            "a worker for %lld samples and %d clips: one frame needs %lld samples, and the limit is %d "
+            "clips",
+            (long long)samples_max, clips_max, (long long)batch_slot_samples(&c->conv, 1), BATCH_CLIPS_MAX);
     struct model_worker *w = calloc(1, sizeof *w);
     if (!w)
         return status_set_no_memory(st, sizeof *w, "a worker");
@@ -49,14 +49,15 @@ int model_worker_new(struct model_worker **out, const struct model *m, int64_t s
     arena_init_counting(&host);
     layout(w, &device, &host);
     if (device.failed || host.failed) {
-        status_set(st, STATUS_RESOURCE_EXHAUSTED, "a worker for %lld samples: sizes overflow", (long long)samples_max);
+        status_set(st, STATUS_RESOURCE_EXHAUSTED, "a worker for %lld samples: sizes overflow",
+                   (long long)samples_max);
         goto fail;
     }
     if (m->kernels->device_new(&w->device, &m->device_options, st) ||
         m->kernels->memory_new(w->device, &w->memory, device.used, "activations", st) ||
         arena_init(&w->host, host.used, "a worker's tables", st) ||
-        m->kernels->reserve(w->device, batch_count_rows(&c->conv, c->conv.levels, samples_max), clips_max, c->hidden,
-                            channels_max(c), st))
+        m->kernels->reserve(w->device, batch_count_rows(&c->conv, c->conv.levels, samples_max), clips_max,
+                            c->hidden, channels_max(c), st))
         goto fail;
     device = (struct arena){.base = w->memory, .bytes = device.used};
     layout(w, &device, &w->host);
@@ -83,7 +84,8 @@ int64_t model_count_slot(const struct model *m, int64_t count) {
     return count < batch_min_samples(s) ? 0 : batch_slot_samples(s, count);
 }
 
-static int check_batch(const struct model_worker *w, const struct model_clip *clips, int count, struct status *st) {
+static int check_batch(const struct model_worker *w, const struct model_clip *clips, int count,
+                       struct status *st) {
     int64_t total = 0;
     if (count < 1 || count > w->clips_max)
         return status_set(st, STATUS_INVALID_ARGUMENT, "a batch of %d clips: the worker takes 1 to %d", count,
@@ -91,10 +93,12 @@ static int check_batch(const struct model_worker *w, const struct model_clip *cl
     for (int i = 0; i < count; i++) {
         int64_t slot = model_count_slot(w->model, clips[i].count);
         if (slot == 0)
-            return status_set(st, STATUS_INVALID_ARGUMENT, "clip %d of the batch has %lld samples, too few for a frame",
-                              i, (long long)clips[i].count);
+            return status_set(st, STATUS_INVALID_ARGUMENT,
+                              "clip %d of the batch has %lld samples, too few for a frame", i,
+                              (long long)clips[i].count);
         if (slot > w->samples_max - total)
-            return status_set(st, STATUS_INVALID_ARGUMENT, "a batch of over %lld samples", (long long)w->samples_max);
+            return status_set(st, STATUS_INVALID_ARGUMENT, "a batch of over %lld samples",
+                              (long long)w->samples_max);
         total += slot;
     }
     return 0;
@@ -139,8 +143,9 @@ int model_worker_run(struct model_worker *w, struct model_clip *clips, int count
         return -1;
     stage(w, clips, count);
     k->begin(d, &w->batch);
-    const void *hidden = wav2vec2_forward(&m->backbone, &m->config, &w->state,
-                                          m->config.weighted_layer_sum ? m->layer_weights : NULL, k, d, &w->batch);
+    const void *hidden =
+        wav2vec2_forward(&m->backbone, &m->config, &w->state,
+                         m->config.weighted_layer_sum ? m->layer_weights : NULL, k, d, &w->batch);
     head_forward(&m->head, &m->config, &w->head, hidden, k, d, &w->batch);
 
     const size_t clips_count = (size_t)count, labels = (size_t)m->head.labels;

@@ -17,7 +17,8 @@ void ref_attention(struct kernels_device *d, void *to, const void *from, int hea
     for (int c = 0; c < b->clips; c++) {
         int64_t first = b->cu_tokens[c], n = b->cu_tokens[c + 1] - first;
         for (int h = 0; h < heads; h++) {
-            const float *q = (const float *)from + first * 3 * hidden + h * head_dim, *k = q + hidden, *v = k + hidden;
+            const float *q = (const float *)from + first * 3 * hidden + h * head_dim, *k = q + hidden,
+                        *v = k + hidden;
             for (int64_t i = 0; i < n; i++) {
                 const float *qi = q + i * 3 * hidden;
                 float *y = (float *)to + (first + i) * hidden + h * head_dim;

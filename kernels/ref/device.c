@@ -93,7 +93,8 @@ static void fill(float *to, const float *from, int n, float otherwise) {
         to[i] = from ? from[i] : otherwise;
 }
 
-void ref_pack(struct kernels_device *d, struct kernels_weight *w, const struct kernels_weight_spec *s, void *memory) {
+void ref_pack(struct kernels_device *d, struct kernels_weight *w, const struct kernels_weight_spec *s,
+              void *memory) {
     struct arena a = {.base = memory, .bytes = ref_weight_bytes(d, s)};
     struct ref_packed *p = arena_alloc(&a, 1, sizeof *p);
     layout(p, s, &a);

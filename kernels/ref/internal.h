@@ -1,5 +1,5 @@
-/* ref: every operation of kernels.h in the plainest C there is. This is the specification: it stays naive, single-threaded
- * and readable, and sums in double. Nothing here is ever optimised. */
+/* ref: every operation of kernels.h in the plainest C there is. This is the specification: it stays naive,
+ * single-threaded and readable, and sums in double. Nothing here is ever optimised. */
 #ifndef TIMBRE_KERNELS_REF_INTERNAL_H
 #define TIMBRE_KERNELS_REF_INTERNAL_H
 
@@ -16,10 +16,12 @@ struct ref_packed {
 float ref_activate(enum kernels_activation act, float x);
 
 size_t ref_weight_bytes(const struct kernels_device *d, const struct kernels_weight_spec *s);
-void ref_pack(struct kernels_device *d, struct kernels_weight *w, const struct kernels_weight_spec *s, void *memory);
+void ref_pack(struct kernels_device *d, struct kernels_weight *w, const struct kernels_weight_spec *s,
+              void *memory);
 
 void ref_input_norm(struct kernels_device *d, float *y, const float *x, const struct batch *b);
-void ref_layer_norm(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w, int64_t rows);
+void ref_layer_norm(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w,
+                    int64_t rows);
 void ref_group_stats(struct kernels_device *d, float *stats, const float *x, const struct kernels_weight *w,
                      const struct batch *b);
 void ref_conv(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w,

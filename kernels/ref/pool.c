@@ -3,8 +3,8 @@
 
 #include "kernels/ref/internal.h"
 
-void ref_accumulate(struct kernels_device *d, void *to, const void *from, float weight, bool first, int64_t rows,
-                    int channels) {
+void ref_accumulate(struct kernels_device *d, void *to, const void *from, float weight, bool first,
+                    int64_t rows, int channels) {
     float *y = to;
     const float *x = from;
     (void)d;

@@ -34,7 +34,8 @@ int main(int argc, char **argv) {
         }
         for (struct dirent *e; (e = readdir(folder));) {
             char path[4096];
-            if (e->d_name[0] == '.' || snprintf(path, sizeof path, "%s/%s", argv[i], e->d_name) >= (int)sizeof path)
+            if (e->d_name[0] == '.' ||
+                snprintf(path, sizeof path, "%s/%s", argv[i], e->d_name) >= (int)sizeof path)
                 continue;
             if (replay_file(path))
                 return 1;

@@ -41,9 +41,10 @@ static void test_white_space_around(void **state) {
 
 static void test_refused(void **state) {
     (void)state;
-    static const char *const bad[] = {"",     " ",       "{",       "}",         "{\"a\":}",   "[1,]",   "{\"a\" 1}",
-                                      "tru",  "\"open",  "\"\\",    "\"\\u12",   "{\"a\":1,}", "[1 2]",  "nul",
-                                      "\xff", "'a'",     "{a:1}",   "\"\\ud800\"", "+1",       "[",      "-"};
+    static const char *const bad[] = {"",          " ",   "{",      "}",    "{\"a\":}", "[1,]",
+                                      "{\"a\" 1}", "tru", "\"open", "\"\\", "\"\\u12",  "{\"a\":1,}",
+                                      "[1 2]",     "nul", "\xff",   "'a'",  "{a:1}",    "\"\\ud800\"",
+                                      "+1",        "[",   "-"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         check_refused(bad[i], strlen(bad[i]), "not valid JSON");
     check_refused("{} {}", 5, "more text");
@@ -62,7 +63,8 @@ static void test_depth_limit(void **state) {
     memset(deep + JSON_DEPTH_MAX + 1, ']', JSON_DEPTH_MAX + 1);
     check_refused(deep, sizeof deep, "deeper than the limit of 64");
     /* Brackets in strings do not count, escaped quotes do not end a string. */
-    cJSON *root = parse("[\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\\\"{{{{\"]");
+    cJSON *root =
+        parse("[\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\\\"{{{{\"]");
     cJSON_Delete(root);
 }
 
@@ -83,7 +85,8 @@ static void test_size_limit(void **state) {
     (void)state;
     cJSON *root;
     struct status st;
-    assert_int_equal(json_parse(&root, "{}", (size_t)JSON_BYTES_MAX + 1, "big.json", &st), -1); /* not even read */
+    assert_int_equal(json_parse(&root, "{}", (size_t)JSON_BYTES_MAX + 1, "big.json", &st),
+                     -1); /* not even read */
     assert_non_null(strstr(st.message, "100000000"));
 }
 
@@ -91,7 +94,8 @@ static void test_integers(void **state) {
     (void)state;
     struct status st;
     int64_t v = 42;
-    cJSON *o = parse("{\"a\": 7, \"b\": 7.5, \"c\": \"7\", \"d\": null, \"e\": 1e300, \"f\": -3, \"g\": 7.0, \"h\": true}");
+    cJSON *o = parse("{\"a\": 7, \"b\": 7.5, \"c\": \"7\", \"d\": null, \"e\": 1e300, \"f\": -3, \"g\": 7.0, "
+                     "\"h\": true}");
     assert_int_equal(json_get_int(o, "absent", 0, 9, &v, "x", &st), 0);
     assert_int_equal(json_get_int(o, "d", 0, 9, &v, "x", &st), 0);
     assert_int_equal(v, 42);
@@ -117,7 +121,8 @@ static void test_other_types(void **state) {
     double d = 0.5;
     bool b = true;
     const char *s = "kept";
-    cJSON *o = parse("{\"num\": 2.5, \"inf\": 1e999, \"yes\": true, \"no\": false, \"text\": \"t\", \"none\": null}");
+    cJSON *o = parse(
+        "{\"num\": 2.5, \"inf\": 1e999, \"yes\": true, \"no\": false, \"text\": \"t\", \"none\": null}");
     assert_int_equal(json_get_double(o, "none", 0, 9, &d, "x", &st), 0);
     assert_int_equal(json_get_double(o, "inf", -1e308, 1e308, &d, "x", &st), -1);
     assert_int_equal(json_get_double(o, "text", 0, 9, &d, "x", &st), -1);
@@ -141,8 +146,9 @@ static void test_other_types(void **state) {
 /* Every prefix and many one-byte changes of a real header: an answer or a refusal, never a read outside. */
 static void test_damaged_text(void **state) {
     (void)state;
-    static const char text[] = "{\"__metadata__\":{\"format\":\"pt\"},\"a\\u00fc\\n\":{\"dtype\":\"F32\",\"shape\":[2,3],"
-                               "\"data_offsets\":[0,24]},\"b\":[1e-5,-0.25,true,false,null]}";
+    static const char text[] =
+        "{\"__metadata__\":{\"format\":\"pt\"},\"a\\u00fc\\n\":{\"dtype\":\"F32\",\"shape\":[2,3],"
+        "\"data_offsets\":[0,24]},\"b\":[1e-5,-0.25,true,false,null]}";
     for (size_t n = 0; n < sizeof text - 1; n++)
         check_refused(text, n, "test.json");
     for (size_t at = 0; at < sizeof text - 1; at++) {

@@ -164,12 +164,9 @@ static void test_pinning_is_undone(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_thread_runs_once),
-        cmocka_unit_test(test_every_tile_runs_once),
-        cmocka_unit_test(test_nested_teams),
-        cmocka_unit_test(test_pauses),
-        cmocka_unit_test(test_start_and_stop_at_once),
-        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_every_thread_runs_once), cmocka_unit_test(test_every_tile_runs_once),
+        cmocka_unit_test(test_nested_teams),           cmocka_unit_test(test_pauses),
+        cmocka_unit_test(test_start_and_stop_at_once), cmocka_unit_test(test_limits),
         cmocka_unit_test(test_pinning_is_undone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

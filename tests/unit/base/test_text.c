@@ -89,7 +89,10 @@ static void test_json_strings(void **state) {
     check_string("", "\"\"");
     check_string("a\"b\\c/", "\"a\\\"b\\\\c/\"");
     check_string("\n\t\x01\x1f\x7f", "\"\\u000a\\u0009\\u0001\\u001f\x7f\"");
-    check_string("Gl\xc3\xbc" "ck \xe6\x82\xb2 \xf0\x9f\x98\x80", "\"Gl\xc3\xbc" "ck \xe6\x82\xb2 \xf0\x9f\x98\x80\"");
+    check_string("Gl\xc3\xbc"
+                 "ck \xe6\x82\xb2 \xf0\x9f\x98\x80",
+                 "\"Gl\xc3\xbc"
+                 "ck \xe6\x82\xb2 \xf0\x9f\x98\x80\"");
     /* Not UTF-8: a lone continuation, overlong forms, a surrogate, beyond U+10FFFF, cut at the end. */
     check_string("\x80", "\"\xef\xbf\xbd\"");
     check_string("\xc0\xaf", "\"\xef\xbf\xbd\xef\xbf\xbd\"");
@@ -131,8 +134,9 @@ static void check_float(float value) {
 
 static void test_floats_read_back(void **state) {
     (void)state;
-    static const float special[] = {0.0f,    -0.0f,   1.0f,          0.1f,          -0.1f,    FLT_MAX,    -FLT_MAX,
-                                    FLT_MIN, FLT_TRUE_MIN, 16777216.0f, 16777217.0f, 1.0f / 3, 8589973504.0f, FLT_EPSILON};
+    static const float special[] = {0.0f,        -0.0f,    1.0f,          0.1f,         -0.1f,
+                                    FLT_MAX,     -FLT_MAX, FLT_MIN,       FLT_TRUE_MIN, 16777216.0f,
+                                    16777217.0f, 1.0f / 3, 8589973504.0f, FLT_EPSILON};
     for (size_t i = 0; i < sizeof special / sizeof *special; i++)
         check_float(special[i]);
     uint64_t seed = 2;

@@ -1,9 +1,11 @@
-/* What the batcher hands out, and in which order. Requests here are bare: only what the batcher reads is set. */
+/* What the batcher hands out, and in which order. Requests here are bare: only what the batcher reads is set.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+
 #include <cmocka.h>
 
 #include "base/clock.h"
@@ -65,7 +67,8 @@ static void test_budget_and_order_of_arrival(void **state) {
 /* An item larger than the budget is still served: it can never block the queue. */
 static void test_first_item_always_goes(void **state) {
     struct engine_item *items[ITEMS_MAX];
-    struct engine_request *big = make_request(ENGINE_UNARY, 1, 5000), *small = make_request(ENGINE_UNARY, 1, 10);
+    struct engine_request *big = make_request(ENGINE_UNARY, 1, 5000),
+                          *small = make_request(ENGINE_UNARY, 1, 10);
     struct batcher *b = make_batcher(8);
     (void)state;
     batcher_put(b, big);
@@ -120,7 +123,8 @@ static void test_class_then_deadline(void **state) {
 static void test_aging(void **state) {
     struct engine_item *items[ITEMS_MAX];
     struct batcher *b = make_batcher(8);
-    struct engine_request *bulk = make_request(ENGINE_BULK, 1, 10), *unary = make_request(ENGINE_UNARY, 1, 10);
+    struct engine_request *bulk = make_request(ENGINE_BULK, 1, 10),
+                          *unary = make_request(ENGINE_UNARY, 1, 10);
     (void)state;
     batcher_put(b, bulk);
     batcher_put(b, unary);
@@ -135,7 +139,8 @@ static void test_aging(void **state) {
 
 static void test_drops_cancelled_and_late(void **state) {
     struct engine_item *items[ITEMS_MAX];
-    struct engine_request *dropped, *gone = make_request(ENGINE_UNARY, 3, 10), *late = make_request(ENGINE_UNARY, 1, 10);
+    struct engine_request *dropped, *gone = make_request(ENGINE_UNARY, 3, 10),
+                                    *late = make_request(ENGINE_UNARY, 1, 10);
     struct batcher *b = make_batcher(8);
     int count, dropped_items;
     (void)state;
@@ -160,9 +165,11 @@ static void test_drops_cancelled_and_late(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_budget_and_order_of_arrival), cmocka_unit_test(test_first_item_always_goes),
-        cmocka_unit_test(test_windows_of_one_request_over_batches), cmocka_unit_test(test_class_then_deadline),
-        cmocka_unit_test(test_aging), cmocka_unit_test(test_drops_cancelled_and_late)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_budget_and_order_of_arrival),
+                                       cmocka_unit_test(test_first_item_always_goes),
+                                       cmocka_unit_test(test_windows_of_one_request_over_batches),
+                                       cmocka_unit_test(test_class_then_deadline),
+                                       cmocka_unit_test(test_aging),
+                                       cmocka_unit_test(test_drops_cancelled_and_late)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,10 +1,12 @@
-/* The engine with a real, tiny model: feeding in pieces, windows, the states of no answer, limits, cancel, deadlines. */
+/* The engine with a real, tiny model: feeding in pieces, windows, the states of no answer, limits, cancel,
+ * deadlines. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
 #include <cmocka.h>
 
 #include "base/clock.h"
@@ -46,7 +48,9 @@ static int teardown(void **state) {
 
 static struct engine_request_options raw_options(void) {
     return (struct engine_request_options){
-        .format = {.encoding = AUDIO_FLOAT32, .rate_hz = RATE, .channels = 1}, .order = ENGINE_UNARY, .replies = replies};
+        .format = {.encoding = AUDIO_FLOAT32, .rate_hz = RATE, .channels = 1},
+        .order = ENGINE_UNARY,
+        .replies = replies};
 }
 
 /* Opens, feeds in pieces of `piece` bytes, finishes, and waits for the reply. */
@@ -171,7 +175,8 @@ static void test_together_as_alone(void **state) {
     struct status st;
     (void)state;
     for (int i = 0; i < MANY; i++) {
-        struct engine_request *r = ask(&o, speech + 100 * i, (size_t)(800 + 700 * i) * sizeof *speech, 1 << 20);
+        struct engine_request *r =
+            ask(&o, speech + 100 * i, (size_t)(800 + 700 * i) * sizeof *speech, 1 << 20);
         memcpy(alone[i], engine_get_result(r)->logits, (size_t)labels * sizeof(float));
         engine_close(r);
     }
@@ -195,8 +200,8 @@ static void test_together_as_alone(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pieces_do_not_matter), cmocka_unit_test(test_windows_equal_clips),
+        cmocka_unit_test(test_pieces_do_not_matter),   cmocka_unit_test(test_windows_equal_clips),
         cmocka_unit_test(test_no_answer_is_an_answer), cmocka_unit_test(test_cancel_and_deadline),
-        cmocka_unit_test(test_refuses_bad_options), cmocka_unit_test(test_together_as_alone)};
+        cmocka_unit_test(test_refuses_bad_options),    cmocka_unit_test(test_together_as_alone)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

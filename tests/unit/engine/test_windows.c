@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+
 #include <cmocka.h>
 
 #include "engine/windows.h"
@@ -57,7 +58,7 @@ static void test_prefix(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_known_cases), cmocka_unit_test(test_properties), cmocka_unit_test(test_prefix)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_known_cases), cmocka_unit_test(test_properties),
+                                       cmocka_unit_test(test_prefix)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -57,16 +57,16 @@ static void bed_free(struct bed *bed) {
     kernels_ref.device_del(bed->ref);
 }
 
-/* Runs `body` over every subject with one, two and three threads. */
+/* Runs `body` over every subject, each with another number of threads: ref takes most of the time, and that the number
+ * of threads changes nothing is tested below. */
 static void for_each_bed(void (*body)(struct bed *bed)) {
+    static const int threads[] = {2, 3, 1};
     for (int s = 0; s < SUBJECTS; s++) {
-        for (int threads = 1; threads <= 3; threads++) {
-            struct bed bed;
-            if (!bed_init(&bed, &subjects[s], threads))
-                continue;
-            body(&bed);
-            bed_free(&bed);
-        }
+        struct bed bed;
+        if (!bed_init(&bed, &subjects[s], threads[s % 3]))
+            continue;
+        body(&bed);
+        bed_free(&bed);
     }
 }
 
@@ -195,7 +195,7 @@ static void batch_new(struct batch *b, struct arena *a, const struct batch_shape
 }
 
 static const int64_t token_counts[][CLIPS] = {
-    {1}, {2}, {49}, {1, 1, 1}, {17, 1, 149, 5, 40, 64}, {300, 3, 257}, {600, 128},
+    {1}, {2}, {49}, {1, 1, 1}, {17, 1, 149, 5, 40, 64}, {300, 3, 257}, {530},
 };
 enum { TOKEN_COUNTS = sizeof token_counts / sizeof *token_counts };
 
@@ -614,7 +614,7 @@ static void run_small_model(const struct small_model *m, struct bed *bed, float 
                             enum kernels_conv_norm norm) {
     const struct kernels *k = bed->k;
     struct status st = {0};
-    int64_t lengths[CLIPS];
+    int64_t lengths[CLIPS] = {0};
     struct batch b;
     struct arena a;
     for (int i = 0; i < count; i++)

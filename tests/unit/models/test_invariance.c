@@ -1,5 +1,5 @@
-/* The promise: a clip's bits depend on the clip alone. Every kind of model, every code path of this machine, clips in
- * any company, any order, on any number of threads. */
+/* The promise: a clip's bits depend on the clip alone. Every kind of model, every code path of this machine,
+ * clips in any company, any order, on any number of threads. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,13 +7,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
 #include <cmocka.h>
 
 #include "models/model.h"
 
 enum { CLIPS = 20, LABELS_MAX = 16, HIDDEN_MAX = 64, SAMPLES_MAX = 20000 };
 
-static const char *const models[] = {"base", "large", "layer_post", "hubert_batch_norm", "stack_gaps", "weighted_pre"};
+static const char *const models[] = {"base",       "large",       "layer_post", "hubert_batch_norm",
+                                     "stack_gaps", "weighted_pre"};
 
 static float noise[SAMPLES_MAX + CLIPS * 37];
 static int64_t lengths[CLIPS];

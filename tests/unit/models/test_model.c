@@ -1,4 +1,5 @@
-/* Models opened whole: labels, scores and dominant label by kind of output, the report, the worker's limits. */
+/* Models opened whole: labels, scores and dominant label by kind of output, the report, the worker's limits.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -6,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
 #include <cmocka.h>
 
 #include "base/json.h"
@@ -101,7 +103,8 @@ static void test_digest_is_that_of_sha256sum(void **state) {
     (void)state;
     struct model *m = open_golden("base", &on_ref);
     snprintf(command, sizeof command,
-             "cd %s/tests/golden/base && sha256sum config.json model.safetensors preprocessor_config.json | sha256sum",
+             "cd %s/tests/golden/base && sha256sum config.json model.safetensors preprocessor_config.json | "
+             "sha256sum",
              TIMBRE_SOURCE_DIR);
     FILE *p = popen(command, "r");
     assert_non_null(p);
