@@ -239,16 +239,16 @@ struct run {
 static int feed_file(struct engine_request *r, const char *path, struct status *st) {
     const bool standard_input = strcmp(path, "-") == 0;
     if (!standard_input && file_kind(path) == 2)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: a folder, not a file", path);
+        return status_set(st, STATUS_INVALID_ARGUMENT, "a folder, not a file");
     FILE *f = standard_input ? stdin : fopen(path, "rb");
     if (!f)
-        return status_set(st, STATUS_NOT_FOUND, "%s: %s", path, strerror(errno));
+        return status_set(st, STATUS_NOT_FOUND, "%s", strerror(errno));
     char piece[PIECE_BYTES];
     int result = 0;
     for (size_t n; result == 0 && (n = fread(piece, 1, sizeof piece, f)) > 0;)
         result = engine_feed(r, piece, n, st);
     if (result == 0 && ferror(f))
-        result = status_set(st, STATUS_INVALID_ARGUMENT, "%s: %s", path, strerror(errno));
+        result = status_set(st, STATUS_INVALID_ARGUMENT, "%s", strerror(errno));
     if (!standard_input)
         fclose(f);
     return result;
