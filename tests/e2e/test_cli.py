@@ -171,7 +171,7 @@ def test_broken_files_among_good_ones(tiny, clips, tmp_path):
         if answer["status"] == "error":
             assert answer["message"]
             assert answer["scores"] is None and answer["logits"] is None and answer["dominant"] is None
-    assert "absent.wav" in answers[3]["message"]
+    assert "No such file" in answers[3]["message"]
 
 
 @pytest.mark.asan
@@ -351,7 +351,8 @@ def test_inspect(tiny):
 def test_shipped_model():
     report = json.loads(run("inspect", "--json").out)
     assert sorted(report["labels"]) == ["anger", "boredom", "disgust", "fear", "happiness", "neutral", "sadness"]
-    assert report["licence"] and not report["warnings"] and not report["tensors_unused"]
+    assert report["licence"] and not report["warnings"]
+    assert set(report["tensors_unused"]) <= {"wav2vec2.masked_spec_embed"}  # transformers writes it, for training
 
 
 def test_installed_program(tmp_path, clips):

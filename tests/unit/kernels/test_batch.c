@@ -94,9 +94,10 @@ static struct batch make(struct arena *a, const struct batch_shape *s, int clips
     return b;
 }
 
-/* At every level: clips in order, none reaching into the next one's slot or beyond the tape, each row reading only
- * samples of its own clip. */
-static void check_plan(const struct batch *b, const struct batch_shape *s, int clips, const int64_t *samples) {
+/* At every level: clips in order, none reaching into the next one's slot or beyond the tape, each row reading
+ * only samples of its own clip. */
+static void check_plan(const struct batch *b, const struct batch_shape *s, int clips,
+                       const int64_t *samples) {
     assert_int_equal(b->clips, clips);
     assert_int_equal(b->offset[0], 0);
     assert_int_equal(b->cu_tokens[0], 0);
@@ -167,8 +168,10 @@ static void test_waste(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_standard_table),        cmocka_unit_test(test_formulas_of_random_stacks),
-        cmocka_unit_test(test_plans_of_random_clips), cmocka_unit_test(test_most_clips),
+        cmocka_unit_test(test_standard_table),
+        cmocka_unit_test(test_formulas_of_random_stacks),
+        cmocka_unit_test(test_plans_of_random_clips),
+        cmocka_unit_test(test_most_clips),
         cmocka_unit_test(test_waste),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
