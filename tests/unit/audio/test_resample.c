@@ -29,7 +29,7 @@ static float *resample(const float *in, size_t count, int from_hz, int to_hz, si
     struct resampler *r = NULL;
     assert_int_equal(resampler_new(&r, from_hz, to_hz, &st), 0);
     float *out = NULL;
-    size_t made = 0, done = 0;
+    size_t made = 0, done = 0, capacity = 0;
     for (bool last = false; !last;) {
         size_t piece = piece_max, given;
         if (seed != NULL)
@@ -38,8 +38,11 @@ static float *resample(const float *in, size_t count, int from_hz, int to_hz, si
             piece = count - done;
         last = done == count;
         size_t bound = resampler_bound(r, piece);
-        out = realloc(out, (made + bound + 1) * sizeof *out);
-        assert_non_null(out);
+        if (made + bound >= capacity) {
+            capacity = 2 * (made + bound) + 1;
+            out = realloc(out, capacity * sizeof *out);
+            assert_non_null(out);
+        }
         assert_int_equal(resampler_process(r, last ? NULL : in + done, piece, out + made, bound, &given, &st),
                          0);
         assert_true(given <= bound);

@@ -1,198 +1,18 @@
-/* Every operation of every backend against ref, and the promise that a clip's bits depend on nothing but the clip. */
+/* Every operation of every backend against ref. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
-#include "kernels/kernels.h"
-#include "tests/unit/kernels/tolerance.h"
+#include "tests/unit/kernels/bed.h"
 
-enum { CLIPS = 6, TOKENS_MAX = 4096, HIDDEN_MAX = 256 };
-
-/* The backends under test. `isa` goes to TIMBRE_CPU. */
-static const struct subject {
-    const struct kernels *kernels;
-    const char *isa;
-    double tolerance, activation_tolerance;
-} subjects[] = {
-    {&kernels_cpu, "avx512", TOLERANCE_FP32, TOLERANCE_FP32_ACTIVATION},
-    {&kernels_cpu, "avx2", TOLERANCE_FP32, TOLERANCE_FP32_ACTIVATION},
-    {&kernels_cpu, "portable", TOLERANCE_FP32, TOLERANCE_FP32_ACTIVATION},
-};
-enum { SUBJECTS = sizeof subjects / sizeof *subjects };
-
-/* One backend's device, and ref's beside it. */
-struct bed {
-    const struct subject *subject;
-    const struct kernels *k;
-    struct kernels_device *d, *ref;
-};
-
-/* False when this machine cannot run the subject. */
-static bool bed_init(struct bed *bed, const struct subject *s, int threads) {
-    const struct kernels_options o = {.precision = KERNELS_FP32, .threads = threads};
-    struct status st = {0};
-    *bed = (struct bed){.subject = s, .k = s->kernels};
-    setenv("TIMBRE_CPU", s->isa, 1);
-    if (s->kernels->probe(&o, &st)) {
-        assert_int_equal(st.code, STATUS_UNAVAILABLE);
-        print_message("skipped: %s\n", st.message);
-        return false;
-    }
-    assert_int_equal(s->kernels->device_new(&bed->d, &o, &st), 0);
-    assert_int_equal(kernels_ref.device_new(&bed->ref, &o, &st), 0);
-    assert_int_equal(s->kernels->reserve(bed->d, TOKENS_MAX, CLIPS, HIDDEN_MAX, HIDDEN_MAX, &st), 0);
-    unsetenv("TIMBRE_CPU");
-    return true;
-}
-
-static void bed_free(struct bed *bed) {
-    bed->k->device_del(bed->d);
-    kernels_ref.device_del(bed->ref);
-}
-
-/* Runs `body` over every subject, each with another number of threads: ref takes most of the time, and that the number
- * of threads changes nothing is tested below. */
-static void for_each_bed(void (*body)(struct bed *bed)) {
-    static const int threads[] = {2, 3, 1};
-    for (int s = 0; s < SUBJECTS; s++) {
-        struct bed bed;
-        if (!bed_init(&bed, &subjects[s], threads[s % 3]))
-            continue;
-        body(&bed);
-        bed_free(&bed);
-    }
-}
-
-/* Random numbers: the same in every run. */
-
-static uint32_t seed = 1;
-
-static uint32_t random_bits(void) {
-    seed = seed * 1664525u + 1013904223u;
-    return seed >> 8;
-}
-
-static int random_int(int from, int to) {
-    return from + (int)(random_bits() % (uint32_t)(to - from + 1));
-}
-
-/* Of mean 0 and variance scale^2. */
-static float random_float(double scale) {
-    double sum = 0;
-    for (int i = 0; i < 4; i++)
-        sum += (double)random_bits() / (1 << 24) - 0.5;
-    return (float)(sum * 1.7320508 * scale);
-}
-
-static float *new_random(int64_t n, double scale) {
-    float *p = malloc((size_t)(n + 1) * sizeof *p);
-    assert_non_null(p);
-    for (int64_t i = 0; i < n; i++)
-        p[i] = random_float(scale);
-    return p;
-}
-
-/* Exactly n floats, so that a sanitizer sees a read or write beyond them; filled with something nobody expects. */
-static float *new_floats(int64_t n) {
-    float *p = malloc(n ? (size_t)n * sizeof *p : 1);
-    assert_non_null(p);
-    for (int64_t i = 0; i < n; i++)
-        p[i] = 12345.0f;
-    return p;
-}
-
-static float *new_copy(const float *from, int64_t n) {
-    float *p = new_floats(n);
-    memcpy(p, from, (size_t)n * sizeof *p);
-    return p;
-}
-
-static void assert_near(const float *y, const float *expected, int64_t n, double tolerance, const char *what) {
-    for (int64_t i = 0; i < n; i++)
-        if (!(fabs((double)y[i] - expected[i]) <= tolerance * (1 + fabs((double)expected[i]))))
-            fail_msg("%s: element %lld of %lld is %.9g, expected %.9g", what, (long long)i, (long long)n, y[i],
-                     expected[i]);
-}
-
-static void assert_same_bits(const float *y, const float *expected, int64_t n, const char *what) {
-    for (int64_t i = 0; i < n; i++)
-        if (memcmp(&y[i], &expected[i], sizeof *y) != 0)
-            fail_msg("%s: element %lld of %lld is %.9g, expected the bits of %.9g", what, (long long)i, (long long)n,
-                     y[i], expected[i]);
-}
-
-/* A weight packed for the device under test and for ref. */
-struct weights {
-    struct kernels_weight mine, ref;
-    void *memory, *ref_memory;
-    float *numbers[8];
-    int count;
-};
-
-static const float *add_numbers(struct weights *w, int64_t n, double scale, double mean) {
-    float *p = new_random(n, scale);
-    for (int64_t i = 0; i < n; i++)
-        p[i] += (float)mean;
-    return w->numbers[w->count++] = p;
-}
-
-/* Fills in what `s` points to with random numbers, and packs. */
-static void weights_init(struct weights *w, struct bed *bed, struct kernels_weight_spec *s) {
-    struct status st = {0};
-    memset(w, 0, sizeof *w);
-    if (s->parts == 0)
-        s->parts = 1;
-    const bool conv = s->kind == KERNELS_CONV || s->kind == KERNELS_POS_CONV;
-    const int64_t row = s->kind == KERNELS_LAYER_NORM ? 1
-                        : conv                        ? (int64_t)s->in / s->groups * s->kernel
-                                                      : s->in;
-    for (int i = 0; i < s->parts; i++) {
-        double scale = s->kind == KERNELS_LAYER_NORM ? 0.2 : 1 / sqrt((double)row);
-        s->weight[i] = add_numbers(w, s->out / s->parts * row, scale, s->kind == KERNELS_LAYER_NORM);
-        s->bias[i] = s->has_bias ? add_numbers(w, s->out / s->parts, 0.5, 0) : NULL;
-    }
-    if (conv && s->norm != KERNELS_NORM_NONE) {
-        s->norm_weight = add_numbers(w, s->out, 0.2, 1);
-        s->norm_bias = add_numbers(w, s->out, 0.2, 0);
-    }
-    if (s->has_input_affine) {
-        s->input_scale = add_numbers(w, s->in, 0.2, 1);
-        s->input_shift = add_numbers(w, s->in, 0.2, 0);
-    }
-    assert_int_equal(bed->k->memory_new(bed->d, &w->memory, bed->k->weight_bytes(bed->d, s), "a weight", &st), 0);
-    assert_int_equal(
-        kernels_ref.memory_new(bed->ref, &w->ref_memory, kernels_ref.weight_bytes(bed->ref, s), "a weight", &st), 0);
-    bed->k->pack(bed->d, &w->mine, s, w->memory);
-    kernels_ref.pack(bed->ref, &w->ref, s, w->ref_memory);
-}
-
-static void weights_free(struct weights *w, struct bed *bed) {
-    bed->k->memory_del(bed->d, w->memory);
-    kernels_ref.memory_del(bed->ref, w->ref_memory);
-    for (int i = 0; i < w->count; i++)
-        free(w->numbers[i]);
-}
-
-/* A batch of clips whose one-layer shape makes tokens = samples. */
+/* A batch of clips of one layer that makes tokens of samples. */
 static const struct batch_shape plain = {.levels = 1, .kernel = {1}, .stride = {1}};
-
-static void batch_new(struct batch *b, struct arena *a, const struct batch_shape *s, int clips,
-                      const int64_t *samples) {
-    struct status st = {0};
-    struct arena counting;
-    arena_init_counting(&counting);
-    batch_init(b, s, clips, &counting);
-    assert_int_equal(arena_init(a, counting.used, "a batch", &st), 0);
-    batch_init(b, s, clips, a);
-    batch_plan(b, s, clips, samples);
-}
 
 static const int64_t token_counts[][CLIPS] = {
     {1}, {2}, {49}, {1, 1, 1}, {17, 1, 149, 5, 40, 64}, {300, 3, 257}, {530},
@@ -206,11 +26,10 @@ static int count_clips(const int64_t *counts) {
     return n;
 }
 
-/* ---- each operation against ref ---- */
-
-static void check_linear(struct bed *bed, int in, int out, int parts, int64_t rows, enum kernels_activation act,
-                         bool bias, bool residual) {
-    struct kernels_weight_spec s = {.kind = KERNELS_LINEAR, .in = in, .out = out, .parts = parts, .has_bias = bias};
+static void check_linear(struct bed *bed, int in, int out, int parts, int64_t rows,
+                         enum kernels_activation act, bool bias, bool residual) {
+    struct kernels_weight_spec s = {
+        .kind = KERNELS_LINEAR, .in = in, .out = out, .parts = parts, .has_bias = bias};
     struct weights w;
     weights_init(&w, bed, &s);
     float *x = new_random(rows * in, 1), *r = new_random(rows * out, 1);
@@ -251,12 +70,12 @@ static void test_linear(void **state) {
 static void activation_body(struct bed *bed) {
     enum { N = 20001 };
     const float one = 1.0f;
-    struct kernels_weight_spec s = {
-        .kind = KERNELS_LINEAR, .in = 1, .out = 1, .parts = 1, .weight = {&one}};
+    struct kernels_weight_spec s = {.kind = KERNELS_LINEAR, .in = 1, .out = 1, .parts = 1, .weight = {&one}};
     struct status st = {0};
     struct kernels_weight w;
     void *memory;
-    assert_int_equal(bed->k->memory_new(bed->d, &memory, bed->k->weight_bytes(bed->d, &s), "a weight", &st), 0);
+    assert_int_equal(bed->k->memory_new(bed->d, &memory, bed->k->weight_bytes(bed->d, &s), "a weight", &st),
+                     0);
     bed->k->pack(bed->d, &w, &s, memory);
     float *x = new_floats(N), *y = new_floats(N), *expected = new_floats(N);
     for (int i = 0; i < N; i++)
@@ -265,8 +84,9 @@ static void activation_body(struct bed *bed) {
 
     struct kernels_weight ref;
     void *ref_memory;
-    assert_int_equal(
-        kernels_ref.memory_new(bed->ref, &ref_memory, kernels_ref.weight_bytes(bed->ref, &s), "a weight", &st), 0);
+    assert_int_equal(kernels_ref.memory_new(bed->ref, &ref_memory, kernels_ref.weight_bytes(bed->ref, &s),
+                                            "a weight", &st),
+                     0);
     kernels_ref.pack(bed->ref, &ref, &s, ref_memory);
     for (int act = KERNELS_IDENTITY; act <= KERNELS_TANH; act++) {
         kernels_ref.linear(bed->ref, expected, x, &ref, (enum kernels_activation)act, NULL, N);
@@ -284,8 +104,8 @@ static void test_activation(void **state) {
 }
 
 static void check_conv(struct bed *bed, const struct batch_shape *shape, int level, int in, int out,
-                       enum kernels_conv_norm norm, enum kernels_activation act, bool bias, const struct batch *b,
-                       double offset) {
+                       enum kernels_conv_norm norm, enum kernels_activation act, bool bias,
+                       const struct batch *b, double offset) {
     struct kernels_weight_spec s = {.kind = KERNELS_CONV,
                                     .in = in,
                                     .out = out,
@@ -353,7 +173,8 @@ static void conv_body(struct bed *bed) {
     check_conv(bed, &odd, 2, 3, 7, KERNELS_NORM_NONE, KERNELS_GELU_TANH, true, &b, 0);
     check_conv(bed, &odd, 1, 1, 70, KERNELS_NORM_GROUP, KERNELS_IDENTITY, true, &b, 0);
     arena_free(&a);
-    batch_new(&b, &a, &wide, 3, (int64_t[]){900, 73, 4001}); /* a clip of one row has no variance to speak of */
+    batch_new(&b, &a, &wide, 3,
+              (int64_t[]){900, 73, 4001}); /* a clip of one row has no variance to speak of */
     check_conv(bed, &wide, 1, 1, 20, KERNELS_NORM_GROUP, KERNELS_GELU, true, &b, 0);
     arena_free(&a);
 }
@@ -394,7 +215,8 @@ static void check_layer_norm(struct bed *bed, int channels, int64_t rows, double
         .kind = KERNELS_LAYER_NORM, .in = channels, .out = channels, .eps = 1e-5f, .has_bias = true};
     struct weights w;
     weights_init(&w, bed, &s);
-    float *x = new_random(rows * channels, 2), *y = new_floats(rows * channels), *expected = new_floats(rows * channels);
+    float *x = new_random(rows * channels, 2), *y = new_floats(rows * channels),
+          *expected = new_floats(rows * channels);
     for (int64_t i = 0; i < rows * channels; i++)
         x[i] += (float)offset;
     kernels_ref.layer_norm(bed->ref, expected, x, &w.ref, rows);
@@ -446,7 +268,8 @@ static void check_pos_conv(struct bed *bed, const int64_t *counts, int channels,
 }
 
 static void pos_conv_body(struct bed *bed) {
-    check_pos_conv(bed, token_counts[0], 32, 4, 128, KERNELS_GELU, false); /* one token, kernel longer than the clip */
+    check_pos_conv(bed, token_counts[0], 32, 4, 128, KERNELS_GELU,
+                   false); /* one token, kernel longer than the clip */
     check_pos_conv(bed, token_counts[4], 96, 2, 16, KERNELS_GELU, true);
     check_pos_conv(bed, token_counts[4], 24, 8, 19, KERNELS_IDENTITY, false);
     check_pos_conv(bed, token_counts[2], 70, 1, 5, KERNELS_GELU, true);
@@ -511,7 +334,8 @@ static void rows_body(struct bed *bed) {
 
         float *sum = new_floats(n), *expected_sum = new_floats(n);
         for (int step = 0; step < 3; step++) {
-            kernels_ref.accumulate(bed->ref, expected_sum, y, 0.3f + (float)step, step == 0, batch_tokens(&b), c);
+            kernels_ref.accumulate(bed->ref, expected_sum, y, 0.3f + (float)step, step == 0, batch_tokens(&b),
+                                   c);
             bed->k->accumulate(bed->d, sum, y, 0.3f + (float)step, step == 0, batch_tokens(&b), c);
         }
         assert_near(sum, expected_sum, n, bed->subject->tolerance, "accumulate");
@@ -531,196 +355,6 @@ static void test_rows(void **state) {
     (void)state;
     for_each_bed(rows_body);
 }
-
-/* ---- invariance ---- */
-
-enum { C = 48, H = 80, HEADS = 5, F = 200, LEVELS = 3 };
-static const struct batch_shape small_shape = {.levels = LEVELS, .kernel = {10, 3, 2}, .stride = {5, 2, 2}};
-
-/* A small model: one layer of everything. Its weights are packed anew for each device, from the same numbers. */
-struct small_model {
-    struct weights conv[LEVELS], norm, project, pos_conv, qkv, out, wide, narrow, hidden_norm;
-};
-
-static void small_model_init(struct small_model *m, struct bed *bed, enum kernels_conv_norm norm) {
-    seed = 7;
-    for (int l = 0; l < LEVELS; l++) {
-        struct kernels_weight_spec conv = {.kind = KERNELS_CONV,
-                                           .in = l ? C : 1,
-                                           .out = C,
-                                           .kernel = small_shape.kernel[l],
-                                           .stride = small_shape.stride[l],
-                                           .groups = 1,
-                                           .norm = l && norm == KERNELS_NORM_GROUP ? KERNELS_NORM_NONE : norm,
-                                           .eps = 1e-5f};
-        weights_init(&m->conv[l], bed, &conv);
-    }
-    struct kernels_weight_spec s = {.kind = KERNELS_LAYER_NORM, .in = C, .out = C, .eps = 1e-5f, .has_bias = true};
-    weights_init(&m->norm, bed, &s);
-    s = (struct kernels_weight_spec){.kind = KERNELS_LAYER_NORM, .in = H, .out = H, .eps = 1e-5f, .has_bias = true};
-    weights_init(&m->hidden_norm, bed, &s);
-    s = (struct kernels_weight_spec){.kind = KERNELS_LINEAR, .in = C, .out = H, .has_bias = true};
-    weights_init(&m->project, bed, &s);
-    s = (struct kernels_weight_spec){.kind = KERNELS_LINEAR, .in = H, .out = 3 * H, .parts = 3, .has_bias = true};
-    weights_init(&m->qkv, bed, &s);
-    s = (struct kernels_weight_spec){.kind = KERNELS_LINEAR, .in = H, .out = H, .has_bias = true};
-    weights_init(&m->out, bed, &s);
-    s = (struct kernels_weight_spec){.kind = KERNELS_LINEAR, .in = H, .out = F, .has_bias = true};
-    weights_init(&m->wide, bed, &s);
-    s = (struct kernels_weight_spec){.kind = KERNELS_LINEAR, .in = F, .out = H, .has_bias = true};
-    weights_init(&m->narrow, bed, &s);
-    s = (struct kernels_weight_spec){
-        .kind = KERNELS_POS_CONV, .in = H, .out = H, .kernel = 20, .stride = 1, .groups = 5, .has_bias = true};
-    weights_init(&m->pos_conv, bed, &s);
-}
-
-static void small_model_free(struct small_model *m, struct bed *bed) {
-    for (int l = 0; l < LEVELS; l++)
-        weights_free(&m->conv[l], bed);
-    weights_free(&m->norm, bed), weights_free(&m->hidden_norm, bed), weights_free(&m->project, bed);
-    weights_free(&m->qkv, bed), weights_free(&m->out, bed), weights_free(&m->wide, bed);
-    weights_free(&m->narrow, bed), weights_free(&m->pos_conv, bed);
-}
-
-/* The convolutions in segments of `segment` rows of the last level, as a model runs them. */
-static void run_convolutions(const struct small_model *m, struct bed *bed, float *features, float *samples,
-                             const struct batch *b, int64_t segment, enum kernels_conv_norm norm) {
-    const int64_t last = b->tape_rows[LEVELS];
-    float *stats = new_floats(b->clips * C * 2);
-    float *buffers[2] = {new_floats(b->tape_rows[1] * C), new_floats(b->tape_rows[1] * C)};
-    if (norm == KERNELS_NORM_GROUP)
-        bed->k->group_stats(bed->d, stats, samples, &m->conv[0].mine, b);
-    for (int64_t first = 0; first < last; first += segment) {
-        struct kernels_rows rows[LEVELS + 1];
-        rows[LEVELS] = (struct kernels_rows){first, first + segment < last ? segment : last - first};
-        for (int l = LEVELS - 1; l >= 0; l--) {
-            rows[l].first = rows[l + 1].first * small_shape.stride[l];
-            rows[l].count = (rows[l + 1].count - 1) * small_shape.stride[l] + small_shape.kernel[l];
-        }
-        const float *x = samples + rows[0].first;
-        for (int l = 1; l <= LEVELS; l++) {
-            bed->k->conv(bed->d, buffers[l % 2], x, &m->conv[l - 1].mine, KERNELS_GELU,
-                         l == 1 && norm == KERNELS_NORM_GROUP ? stats : NULL, l, rows[l], b);
-            x = buffers[l % 2];
-        }
-        bed->k->compact(bed->d, features, x, C, rows[LEVELS], b);
-    }
-    free(stats), free(buffers[0]), free(buffers[1]);
-}
-
-/* pooled [clips, 3, H]: mean, sum and maximum of each clip, in the order of `order`. */
-static void run_small_model(const struct small_model *m, struct bed *bed, float *pooled, const float *const *clips,
-                            const int64_t *samples, const int *order, int count, int64_t segment,
-                            enum kernels_conv_norm norm) {
-    const struct kernels *k = bed->k;
-    struct status st = {0};
-    int64_t lengths[CLIPS] = {0};
-    struct batch b;
-    struct arena a;
-    for (int i = 0; i < count; i++)
-        lengths[i] = samples[order[i]];
-    batch_new(&b, &a, &small_shape, count, lengths);
-    float *tape = new_floats(b.tape_rows[0]);
-    for (int i = 0; i < count; i++)
-        memcpy(tape + b.offset[i], clips[order[i]], (size_t)lengths[i] * sizeof *tape);
-    const int64_t t = batch_tokens(&b);
-    float *features = new_floats(t * C), *x = new_floats(t * H), *y = new_floats(t * H), *wide = new_floats(t * F);
-    float *qkv = new_floats(t * 3 * H);
-
-    k->begin(bed->d, &b);
-    k->input_norm(bed->d, tape, tape, &b);
-    run_convolutions(m, bed, features, tape, &b, segment, norm);
-    k->layer_norm(bed->d, features, features, &m->norm.mine, t);
-    k->linear(bed->d, y, features, &m->project.mine, KERNELS_IDENTITY, NULL, t);
-    k->pos_conv(bed->d, x, y, &m->pos_conv.mine, KERNELS_GELU, &b);
-    k->linear(bed->d, qkv, x, &m->qkv.mine, KERNELS_IDENTITY, NULL, t);
-    k->attention(bed->d, y, qkv, HEADS, H / HEADS, 0.25f, &b);
-    k->linear(bed->d, x, y, &m->out.mine, KERNELS_IDENTITY, x, t);
-    k->layer_norm(bed->d, x, x, &m->hidden_norm.mine, t);
-    k->linear(bed->d, wide, x, &m->wide.mine, KERNELS_GELU, NULL, t);
-    k->linear(bed->d, x, wide, &m->narrow.mine, KERNELS_IDENTITY, x, t);
-    for (int kind = KERNELS_POOL_MEAN; kind <= KERNELS_POOL_MAX; kind++) {
-        float *one = new_floats(count * H);
-        k->pool(bed->d, one, x, (enum kernels_pool)kind, H, &b);
-        for (int i = 0; i < count; i++)
-            memcpy(pooled + (i * 3 + kind) * H, one + i * H, H * sizeof *one);
-        free(one);
-    }
-    assert_int_equal(k->finish(bed->d, &st), 0);
-    free(tape), free(features), free(x), free(y), free(wide), free(qkv);
-    arena_free(&a);
-}
-
-static const struct composition {
-    int count, order[CLIPS];
-    int64_t segment;
-} compositions[] = {
-    {6, {0, 1, 2, 3, 4, 5}, 1000000}, {6, {5, 4, 3, 2, 1, 0}, 128}, {3, {2, 0, 4}, 7},
-    {5, {1, 1, 3, 3, 1}, 33},         {2, {4, 5}, 1},
-};
-enum { COMPOSITIONS = sizeof compositions / sizeof *compositions };
-
-static void check_invariance(const struct subject *s, enum kernels_conv_norm norm) {
-    const int64_t samples[CLIPS] = {60, 16000, 2013, 41, 7777, 12345}; /* 41: one token */
-    float *clips[CLIPS], *alone = new_floats(CLIPS * 3 * H), *pooled = new_floats(CLIPS * 3 * H);
-    const float *read_only[CLIPS];
-    seed = 99;
-    for (int i = 0; i < CLIPS; i++)
-        read_only[i] = clips[i] = new_random(samples[i], 0.1);
-    for (int threads = 1; threads <= 3; threads++) {
-        struct bed bed;
-        struct small_model m;
-        if (!bed_init(&bed, s, threads))
-            break;
-        small_model_init(&m, &bed, norm);
-        for (int i = 0; threads == 1 && i < CLIPS; i++)
-            run_small_model(&m, &bed, alone + i * 3 * H, read_only, samples, &i, 1, 50, norm);
-        for (int i = 0; i < COMPOSITIONS; i++) {
-            const struct composition *c = &compositions[i];
-            run_small_model(&m, &bed, pooled, read_only, samples, c->order, c->count, c->segment, norm);
-            for (int j = 0; j < c->count; j++)
-                assert_same_bits(pooled + j * 3 * H, alone + c->order[j] * 3 * H, 3 * H, "a clip among others");
-        }
-        small_model_free(&m, &bed);
-        bed_free(&bed);
-    }
-    for (int i = 0; i < CLIPS; i++)
-        free(clips[i]);
-    free(alone), free(pooled);
-}
-
-static void test_invariance(void **state) {
-    (void)state;
-    for (int s = 0; s < SUBJECTS; s++) {
-        check_invariance(&subjects[s], KERNELS_NORM_GROUP);
-        check_invariance(&subjects[s], KERNELS_NORM_LAYER);
-    }
-}
-
-/* Rows of a matrix product have the same bits in any company. */
-static void rows_invariance_body(struct bed *bed) {
-    enum { IN = 700, OUT = 150, ROWS = 500 };
-    struct kernels_weight_spec s = {.kind = KERNELS_LINEAR, .in = IN, .out = OUT, .has_bias = true};
-    struct weights w;
-    weights_init(&w, bed, &s);
-    float *x = new_random(ROWS * IN, 1), *all = new_floats(ROWS * OUT), *some = new_floats(ROWS * OUT);
-    bed->k->linear(bed->d, all, x, &w.mine, KERNELS_GELU, NULL, ROWS);
-    for (int i = 0; i < 12; i++) {
-        int first = random_int(0, ROWS - 1), count = random_int(1, i < 6 ? 20 : ROWS - first);
-        count = count < ROWS - first ? count : ROWS - first;
-        bed->k->linear(bed->d, some, x + first * IN, &w.mine, KERNELS_GELU, NULL, count);
-        assert_same_bits(some, all + first * OUT, count * OUT, "rows of linear");
-    }
-    free(x), free(all), free(some);
-    weights_free(&w, bed);
-}
-
-static void test_rows_invariance(void **state) {
-    (void)state;
-    for_each_bed(rows_invariance_body);
-}
-
-/* ---- devices ---- */
 
 static void test_devices(void **state) {
     struct status st = {0};
@@ -759,11 +393,16 @@ static void test_devices(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_devices),    cmocka_unit_test(test_activation),
-        cmocka_unit_test(test_linear),     cmocka_unit_test(test_conv),
-        cmocka_unit_test(test_input_norm), cmocka_unit_test(test_layer_norm),
-        cmocka_unit_test(test_pos_conv),   cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_rows),       cmocka_unit_test(test_invariance),
+        cmocka_unit_test(test_devices),
+        cmocka_unit_test(test_activation),
+        cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_conv),
+        cmocka_unit_test(test_input_norm),
+        cmocka_unit_test(test_layer_norm),
+        cmocka_unit_test(test_pos_conv),
+        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_invariance),
         cmocka_unit_test(test_rows_invariance),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,11 +15,13 @@ static void require(int ok) {
 }
 
 void bytes_put(struct bytes *b, const void *p, size_t n) {
-    unsigned char *bigger = realloc(b->data, b->count + n + 1);
-    require(bigger != NULL);
+    if (n >= b->capacity - b->count) {
+        b->capacity = 2 * (b->count + n) + 64;
+        b->data = realloc(b->data, b->capacity);
+        require(b->data != NULL);
+    }
     if (n)
-        memcpy(bigger + b->count, p, n);
-    b->data = bigger;
+        memcpy(b->data + b->count, p, n);
     b->count += n;
 }
 

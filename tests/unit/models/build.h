@@ -11,7 +11,7 @@
 /* A growing block of bytes. Starts as all zero; bytes_free. */
 struct bytes {
     unsigned char *data;
-    size_t count;
+    size_t count, capacity;
 };
 
 void bytes_put(struct bytes *b, const void *p, size_t n);
