@@ -1,13 +1,15 @@
-/* bench/kernels: the kernel laboratory. Each operation is compared with ref first, then timed against the FMA peak
- * measured in the same run.
+/* bench/kernels: the kernel laboratory. Each operation is compared with ref first, then timed against the FMA
+ * peak measured in the same run.
  *
  * usage: bench_kernels [--threads N] [--rounds N] [--only NAME] [--no-verify] [--cpu-time]
  *
- * --cpu-time counts the processor time of the one thread instead of the clock's: for a machine that others use too.
+ * --cpu-time counts the processor time of the one thread instead of the clock's: for a machine that others
+ * use too.
  *
- * Weights are cold: WEIGHTS matrices take turns, as the layers of a model do. Peak and kernel alternate, so that a
- * machine that changes its speed changes both; the table gives the best of the rounds, and the median of the ratios. GF/s
- * counts what the layer needs, so a kernel that skips zeros may look better than it is. */
+ * Weights are cold: WEIGHTS matrices take turns, as the layers of a model do. Peak and kernel alternate, so
+ * that a machine that changes its speed changes both; the table gives the best of the rounds, and the median
+ * of the ratios. GF/s counts what the layer needs, so a kernel that skips zeros may look better than it is.
+ */
 #include <getopt.h>
 #include <math.h>
 #include <stdio.h>
@@ -94,8 +96,8 @@ static void time_line(const struct line *l) {
     }
     qsort(ms, (size_t)options.rounds, sizeof *ms, compare);
     qsort(ratio, (size_t)options.rounds, sizeof *ratio, compare);
-    printf("%-34s %9.4f %9.4f %8.1f %8.1f %8.1f\n", l->name, ms[0], ms[options.rounds / 2], l->flop / ms[0] * 1e-6,
-           100 * l->flop / ms[0] * 1e-6 / peak_best, 100 * ratio[options.rounds / 2]);
+    printf("%-34s %9.4f %9.4f %8.1f %8.1f %8.1f\n", l->name, ms[0], ms[options.rounds / 2],
+           l->flop / ms[0] * 1e-6, 100 * l->flop / ms[0] * 1e-6 / peak_best, 100 * ratio[options.rounds / 2]);
     fflush(stdout);
 }
 
@@ -171,8 +173,10 @@ static void bench_linear(const char *name, int in, int out, int64_t rows, enum k
     snprintf(text, sizeof text, "linear %s %d>%d M=%lld", name, in, out, (long long)rows);
     if (!is_wanted(text))
         return;
-    weights_init(&w, (struct kernels_weight_spec){.kind = KERNELS_LINEAR, .in = in, .out = out, .has_bias = true});
-    struct call c = {.w = &w, .y = new_numbers(rows * out, 1), .x = new_numbers(rows * in, 1), .act = act, .rows = rows};
+    weights_init(
+        &w, (struct kernels_weight_spec){.kind = KERNELS_LINEAR, .in = in, .out = out, .has_bias = true});
+    struct call c = {
+        .w = &w, .y = new_numbers(rows * out, 1), .x = new_numbers(rows * in, 1), .act = act, .rows = rows};
     float *other = new_numbers(rows * out, 1);
     c.residual = residual ? other : NULL;
     if (options.verify) {
@@ -180,12 +184,14 @@ static void bench_linear(const char *name, int in, int out, int64_t rows, enum k
         float *expected = new_numbers(SOME * out, 1);
         int64_t first = rows > SOME ? rows - SOME : 0, count = rows - first;
         run_linear(&c, 0);
-        kernels_ref.linear(ref, expected, c.x + first * in, &w.ref, act, residual ? other + first * out : NULL, count);
+        kernels_ref.linear(ref, expected, c.x + first * in, &w.ref, act,
+                           residual ? other + first * out : NULL, count);
         verify(text, c.y + first * out, expected, count * out);
         kernels_cpu.memory_del(device, expected);
     }
     time_line(&(struct line){text, 2.0 * (double)rows * in * out, run_linear, &c});
-    kernels_cpu.memory_del(device, c.x), kernels_cpu.memory_del(device, c.y), kernels_cpu.memory_del(device, other);
+    kernels_cpu.memory_del(device, c.x), kernels_cpu.memory_del(device, c.y),
+        kernels_cpu.memory_del(device, other);
     weights_free(&w);
 }
 
@@ -219,8 +225,8 @@ static void bench_conv(int level, int64_t tokens, enum kernels_conv_norm norm) {
     struct weights w;
     struct batch b;
     const int in = level == 1 ? 1 : 512, out = 512, kernel = standard.kernel[level - 1];
-    snprintf(text, sizeof text, "conv%d%s k=%d %lld tokens", level - 1, norm == KERNELS_NORM_LAYER ? " LN" : "", kernel,
-             (long long)tokens);
+    snprintf(text, sizeof text, "conv%d%s k=%d %lld tokens", level - 1,
+             norm == KERNELS_NORM_LAYER ? " LN" : "", kernel, (long long)tokens);
     if (!is_wanted(text))
         return;
     batch_new(&b, &standard, 1, tokens * 320 + 80);
@@ -247,7 +253,8 @@ static void bench_conv(int level, int64_t tokens, enum kernels_conv_norm norm) {
         kernels_cpu.memory_del(device, expected);
     }
     time_line(&(struct line){text, 2.0 * (double)c.rows * in * out * kernel, run_conv, &c});
-    kernels_cpu.memory_del(device, c.x), kernels_cpu.memory_del(device, c.y), kernels_cpu.memory_del(device, stats);
+    kernels_cpu.memory_del(device, c.x), kernels_cpu.memory_del(device, c.y),
+        kernels_cpu.memory_del(device, stats);
     weights_free(&w);
 }
 
@@ -262,10 +269,15 @@ static void bench_group_stats(int64_t samples) {
     if (!is_wanted("group_stats 3 s"))
         return;
     batch_new(&b, &standard, 1, samples);
-    weights_init(&w, (struct kernels_weight_spec){
-                         .kind = KERNELS_CONV, .in = 1, .out = 512, .kernel = 10, .stride = 5, .groups = 1,
-                         .norm = KERNELS_NORM_GROUP});
-    struct call c = {.w = &w, .x = new_numbers(b.tape_rows[0], 1), .stats = new_numbers(1024, 1), .batch = &b};
+    weights_init(&w, (struct kernels_weight_spec){.kind = KERNELS_CONV,
+                                                  .in = 1,
+                                                  .out = 512,
+                                                  .kernel = 10,
+                                                  .stride = 5,
+                                                  .groups = 1,
+                                                  .norm = KERNELS_NORM_GROUP});
+    struct call c = {
+        .w = &w, .x = new_numbers(b.tape_rows[0], 1), .stats = new_numbers(1024, 1), .batch = &b};
     time_line(&(struct line){"group_stats 3 s", 2.0 * 55 * (double)b.tape_rows[1], run_group_stats, &c});
     kernels_cpu.memory_del(device, c.x), kernels_cpu.memory_del(device, c.stats);
     weights_free(&w);
@@ -420,12 +432,10 @@ static void bench_all(void) {
 }
 
 int main(int argc, char **argv) {
-    static const struct option long_options[] = {{"threads", required_argument, NULL, 't'},
-                                                 {"rounds", required_argument, NULL, 'r'},
-                                                 {"only", required_argument, NULL, 'o'},
-                                                 {"no-verify", no_argument, NULL, 'n'},
-                                                 {"cpu-time", no_argument, NULL, 'c'},
-                                                 {NULL, 0, NULL, 0}};
+    static const struct option long_options[] = {
+        {"threads", required_argument, NULL, 't'}, {"rounds", required_argument, NULL, 'r'},
+        {"only", required_argument, NULL, 'o'},    {"no-verify", no_argument, NULL, 'n'},
+        {"cpu-time", no_argument, NULL, 'c'},      {NULL, 0, NULL, 0}};
     struct status st = {0};
     for (int option; (option = getopt_long(argc, argv, "", long_options, NULL)) != -1;) {
         if (option == 't')
@@ -442,7 +452,10 @@ int main(int argc, char **argv) {
             return 2;
     }
     if (optind != argc || options.rounds < 1 || options.rounds > ROUNDS_MAX || options.threads < 0) {
-        fprintf(stderr, "usage: bench_kernels [--threads N] [--rounds 1..%d] [--only NAME] [--no-verify] [--cpu-time]\n", ROUNDS_MAX);
+        fprintf(
+            stderr,
+            "usage: bench_kernels [--threads N] [--rounds 1..%d] [--only NAME] [--no-verify] [--cpu-time]\n",
+            ROUNDS_MAX);
         return 2;
     }
     const struct kernels_options o = {.precision = KERNELS_FP32, .threads = options.threads, .pin = true};

@@ -1,7 +1,7 @@
-/* Self-attention within each clip. First every head's keys and values are packed as matrices (keys transposed and
- * scaled); then each tile takes a block of queries of one clip and head past all its keys, CPU_KEYS at a time, keeping
- * the highest score and the sum of each row so far (online softmax; Milakov and Gimelshein 2018, Dao et al. 2022).
- * Memory does not grow with the square of a clip's length. */
+/* Self-attention within each clip. First every head's keys and values are packed as matrices (keys transposed
+ * and scaled); then each tile takes a block of queries of one clip and head past all its keys, CPU_KEYS at a
+ * time, keeping the highest score and the sum of each row so far (online softmax; Milakov and Gimelshein
+ * 2018, Dao et al. 2022). Memory does not grow with the square of a clip's length. */
 #include <assert.h>
 #include <math.h>
 
@@ -15,10 +15,10 @@ struct job {
     int heads, head_dim;
     float scale;
     const struct batch *batch;
-    int first_head;            /* of those that are packed now */
-    int64_t width;             /* head_dim with its padding */
-    int64_t key_rows;          /* of all clips, each padded to whole vectors */
-    int64_t head_floats;       /* of one head's packed keys and values */
+    int first_head;      /* of those that are packed now */
+    int64_t width;       /* head_dim with its padding */
+    int64_t key_rows;    /* of all clips, each padded to whole vectors */
+    int64_t head_floats; /* of one head's packed keys and values */
     int64_t blocks;
 };
 
@@ -30,10 +30,12 @@ static float *find_keys(const struct job *j, int64_t head, int clip) {
 
 /* And its values: a matrix [tokens, head_dim]. */
 static float *find_values(const struct job *j, int64_t head, int clip) {
-    return j->device->keys + head * j->head_floats + j->key_rows * j->head_dim + j->batch->cu_tokens[clip] * j->width;
+    return j->device->keys + head * j->head_floats + j->key_rows * j->head_dim +
+           j->batch->cu_tokens[clip] * j->width;
 }
 
-static void pack_values(const struct job *j, float *to, const float *from, int64_t n, int64_t first, int64_t count) {
+static void pack_values(const struct job *j, float *to, const float *from, int64_t n, int64_t first,
+                        int64_t count) {
     const int64_t stride = 3 * (int64_t)j->heads * j->head_dim;
     for (int64_t panel = 0; panel * GEMM_PANEL < j->head_dim; panel++) {
         const int64_t width = gemm_width(j->head_dim, panel), column = panel * GEMM_PANEL;
@@ -117,8 +119,8 @@ struct rows {
     float max[CPU_QUERIES], sum[CPU_QUERIES]; /* of scores, and of e^(score - max) */
 };
 
-/* One step's scores become weights; what came before (`out`, unless this is the first step) is brought to the new
- * highest score. Row after row in each pass, as the rows do not wait for each other then. */
+/* One step's scores become weights; what came before (`out`, unless this is the first step) is brought to the
+ * new highest score. Row after row in each pass, as the rows do not wait for each other then. */
 static void soften(struct rows *r, float *scores, int64_t count, float *out, int64_t width, bool first) {
     float max[CPU_QUERIES];
     for (int64_t i = 0; i < r->count; i++)
@@ -136,15 +138,15 @@ static void soften(struct rows *r, float *scores, int64_t count, float *out, int
 }
 
 /* scores [rows, count] of one step's keys, which begin at key `first` of n. */
-static void find_scores(const struct job *j, float *scores, const float *q, const float *keys, int64_t rows, int64_t n,
-                        int64_t first, int64_t count) {
+static void find_scores(const struct job *j, float *scores, const float *q, const float *keys, int64_t rows,
+                        int64_t n, int64_t first, int64_t count) {
     const int64_t stride = 3 * (int64_t)j->heads * j->head_dim;
     for (int64_t c = 0; c < count; c += GEMM_PANEL) {
         const int64_t width = gemm_width(n, (first + c) / GEMM_PANEL);
         const float *panel = keys + (first + c) * j->head_dim;
         for (int64_t e = 0; e < j->head_dim; e += GEMM_BLOCK)
-            CPU_NAME(gemm_sums)(scores + c, CPU_KEYS, q + e, stride, panel + e * width,
-                                cpu_min(GEMM_BLOCK, j->head_dim - e), rows, width, e > 0, panel, 0);
+            gemm_sums(scores + c, CPU_KEYS, q + e, stride, panel + e * width,
+                      cpu_min(GEMM_BLOCK, j->head_dim - e), rows, width, e > 0, panel, 0);
     }
 }
 
@@ -169,7 +171,7 @@ static void attend(void *arg, int64_t index, int thread) {
         for (int64_t c = 0; c < j->width; c += GEMM_PANEL) {
             const int64_t width = gemm_width(j->head_dim, c / GEMM_PANEL);
             const float *v = values + c * n + first * width;
-            CPU_NAME(gemm_sums)(out + c, j->width, scores, CPU_KEYS, v, count, block.count, width, first > 0, v, 0);
+            gemm_sums(out + c, j->width, scores, CPU_KEYS, v, count, block.count, width, first > 0, v, 0);
         }
     }
     for (int64_t i = 0; i < block.count; i++) {
@@ -180,15 +182,10 @@ static void attend(void *arg, int64_t index, int thread) {
     }
 }
 
-void CPU_NAME(attention)(struct kernels_device *d, void *y, const void *qkv, int heads, int head_dim, float scale,
-                         const struct batch *b) {
-    struct job j = {.device = d,
-                    .y = y,
-                    .qkv = qkv,
-                    .heads = heads,
-                    .head_dim = head_dim,
-                    .scale = scale,
-                    .batch = b};
+void CPU_NAME(attention)(struct kernels_device *d, void *y, const void *qkv, int heads, int head_dim,
+                         float scale, const struct batch *b) {
+    struct job j = {
+        .device = d, .y = y, .qkv = qkv, .heads = heads, .head_dim = head_dim, .scale = scale, .batch = b};
     j.width = cpu_divide_up(head_dim, LANES) * LANES;
     j.key_rows = batch_tokens(b) / LANES * LANES + (int64_t)b->clips * LANES;
     j.head_floats = j.key_rows * head_dim + batch_tokens(b) * j.width;

@@ -18,8 +18,8 @@ struct stats_job {
     const struct batch *batch;
 };
 
-/* Mean of each tap's samples over the n windows of a clip, and the products of their deviations, divided by n: all that
- * the mean and variance of any channel depend on. */
+/* Mean of each tap's samples over the n windows of a clip, and the products of their deviations, divided by
+ * n: all that the mean and variance of any channel depend on. */
 static void find_moments(const struct kernels_weight *w, const float *x, int64_t n, double *mean,
                          double (*covariance)[STATS_TAPS_MAX]) {
     const int taps = w->kernel, width = (int)cpu_divide_up(taps, 8) * 8;
@@ -38,7 +38,8 @@ static void find_moments(const struct kernels_weight *w, const float *x, int64_t
         for (int i = 0; i < taps; i++)
             for (int j = 0; j < width; j += 8)
                 for (int l = j; l < j + 8; l++)
-                    covariance[i][l] += (v[0][i] * v[0][l] + v[1][i] * v[1][l]) + (v[2][i] * v[2][l] + v[3][i] * v[3][l]);
+                    covariance[i][l] +=
+                        (v[0][i] * v[0][l] + v[1][i] * v[1][l]) + (v[2][i] * v[2][l] + v[3][i] * v[3][l]);
     }
     for (int i = 0; i < taps; i++)
         for (int j = 0; j < taps; j++)
@@ -64,7 +65,8 @@ static void stats_from_moments(const struct kernels_weight *w, const double *mea
             }
         }
         for (int64_t o = first; o < cpu_min(first + width, p->n); o++) {
-            double v = variance[o - first] > 0 ? variance[o - first] : 0; /* rounding may leave it just below 0 */
+            double v =
+                variance[o - first] > 0 ? variance[o - first] : 0; /* rounding may leave it just below 0 */
             stats[2 * o] = (float)(m[o - first] + p->bias[o]);
             stats[2 * o + 1] = (float)(1.0 / sqrt(v + w->eps));
         }
@@ -72,7 +74,8 @@ static void stats_from_moments(const struct kernels_weight *w, const double *mea
 }
 
 /* The plain way, for kernels of more than STATS_TAPS_MAX taps. */
-static void stats_of_channel(const struct kernels_weight *w, const float *x, int64_t n, int64_t o, float *stats) {
+static void stats_of_channel(const struct kernels_weight *w, const float *x, int64_t n, int64_t o,
+                             float *stats) {
     const struct cpu_packed *p = w->packed;
     const int64_t panel = o / GEMM_PANEL, width = gemm_width(p->n, panel);
     const float *matrix = p->matrix + panel * GEMM_PANEL * p->k + o % GEMM_PANEL;
@@ -107,8 +110,8 @@ static void stats_of_clip(void *arg, int64_t clip, int thread) {
     stats_from_moments(j->w, mean, covariance, stats);
 }
 
-void CPU_NAME(group_stats)(struct kernels_device *d, float *stats, const float *x, const struct kernels_weight *w,
-                           const struct batch *b) {
+void CPU_NAME(group_stats)(struct kernels_device *d, float *stats, const float *x,
+                           const struct kernels_weight *w, const struct batch *b) {
     struct stats_job j = {.stats = stats, .x = x, .w = w, .batch = b};
     assert(((const struct cpu_packed *)w->packed)->ops == d->ops && w->in == 1);
     team_for(d->team, b->clips, stats_of_clip, &j);
@@ -125,15 +128,16 @@ struct conv_job {
     enum kernels_activation act;
 };
 
-/* Group norm: each clip's numbers become a factor and a term for each channel. The product is small beside its result,
- * so rows are made whole, a few at a time: memory likes to be written in order. */
+/* Group norm: each clip's numbers become a factor and a term for each channel. The product is small beside
+ * its result, so rows are made whole, a few at a time: memory likes to be written in order. */
 static void conv_group_rows(const struct conv_job *j, int64_t row, int64_t rows, int clip, float *sums) {
     enum { PANELS = 16, COLUMNS = PANELS * GEMM_PANEL, ROWS = 12 };
     const struct cpu_packed *p = j->w->packed;
     const float *stats = j->stats + (int64_t)clip * p->n * 2;
     for (int64_t first = 0; first < p->n; first += COLUMNS) {
         float scale[COLUMNS], bias[COLUMNS];
-        struct gemm g = j->gemm; /* these columns alone: a matrix of its own, as panels lie behind each other */
+        struct gemm g =
+            j->gemm; /* these columns alone: a matrix of its own, as panels lie behind each other */
         g.b += first * g.k;
         g.y += first;
         g.n = cpu_min(COLUMNS, p->n - first);
@@ -145,7 +149,7 @@ static void conv_group_rows(const struct conv_job *j, int64_t row, int64_t rows,
             bias[o] = (p->bias[c] - stats[2 * c]) * scale[o] + p->norm_bias[c];
         }
         for (int64_t r = row; r < row + rows; r += ROWS)
-            CPU_NAME(gemm_block)(&g, r, cpu_min(ROWS, row + rows - r), 0, cpu_divide_up(g.n, GEMM_PANEL), sums, NULL);
+            gemm_block(&g, r, cpu_min(ROWS, row + rows - r), 0, cpu_divide_up(g.n, GEMM_PANEL), sums, NULL);
     }
 }
 
@@ -171,17 +175,18 @@ static void conv_layer(void *arg, int64_t index, int thread) {
     const int64_t first = index * TILE_ROWS, end = cpu_min(first + TILE_ROWS, j->rows.count);
     const int64_t panels = cpu_divide_up(g->n, GEMM_PANEL);
     for (int64_t p = 0; p < panels; p += PANELS)
-        CPU_NAME(gemm_block)(g, first, end - first, p, cpu_min(PANELS, panels - p), cpu_sums(j->device, thread),
-                             g->b + (p + PANELS < panels ? p + PANELS : 0) * GEMM_PANEL * g->k);
+        gemm_block(g, first, end - first, p, cpu_min(PANELS, panels - p), cpu_sums(j->device, thread),
+                   g->b + (p + PANELS < panels ? p + PANELS : 0) * GEMM_PANEL * g->k);
     for (int64_t r = first; r < end; r++)
-        CPU_NAME(norm_row)(g->y + r * g->n, g->y + r * g->n, j->w->packed, (int)g->n, j->w->eps, j->act);
+        layer_norm_row(g->y + r * g->n, g->y + r * g->n, j->w->packed, (int)g->n, j->w->eps, j->act);
 }
 
 void CPU_NAME(conv)(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w,
                     enum kernels_activation act, const float *stats, int level, struct kernels_rows rows,
                     const struct batch *b) {
     const struct cpu_packed *p = w->packed;
-    struct conv_job j = {.device = d, .w = w, .stats = stats, .level = level, .rows = rows, .batch = b, .act = act};
+    struct conv_job j = {
+        .device = d, .w = w, .stats = stats, .level = level, .rows = rows, .batch = b, .act = act};
     assert(p->ops == d->ops && (stats != NULL) == (w->norm == KERNELS_NORM_GROUP));
     j.gemm = (struct gemm){.a = x,
                            .a_stride = (int64_t)w->stride * w->in,
@@ -198,7 +203,7 @@ void CPU_NAME(conv)(struct kernels_device *d, void *y, const void *x, const stru
     else if (w->norm == KERNELS_NORM_LAYER)
         team_for(d->team, tiles, conv_layer, &j);
     else
-        CPU_NAME(gemm)(d, &j.gemm, rows.count);
+        gemm_run(d, &j.gemm, rows.count);
 }
 
 enum { COMPACT_ROWS = 32 }; /* of one tile */
@@ -225,8 +230,8 @@ static void compact(void *arg, int64_t index, int thread) {
     }
 }
 
-void CPU_NAME(compact)(struct kernels_device *d, void *y, const void *x, int channels, struct kernels_rows rows,
-                       const struct batch *b) {
+void CPU_NAME(compact)(struct kernels_device *d, void *y, const void *x, int channels,
+                       struct kernels_rows rows, const struct batch *b) {
     struct compact_job j = {.y = y, .x = x, .channels = channels, .rows = rows, .batch = b};
     team_for(d->team, cpu_divide_up(rows.count, COMPACT_ROWS), compact, &j);
 }

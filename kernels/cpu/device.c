@@ -8,7 +8,7 @@
 
 enum {
     HUGE_PAGE_BYTES = 2 << 20,
-    SEGMENT_ROWS = 128, /* see segment_rows */
+    SEGMENT_ROWS = 160, /* see segment_rows */
 };
 
 /* The instruction sets, best first. */
@@ -45,9 +45,11 @@ static int choose_isa(const struct isa **chosen, struct status *st) {
         if (is_supported(&isas[i]))
             return 0;
         if (forced && *forced)
-            return status_set(st, STATUS_UNAVAILABLE, "TIMBRE_CPU=%s: this processor has no %s", forced, forced);
+            return status_set(st, STATUS_UNAVAILABLE, "TIMBRE_CPU=%s: this processor has no %s", forced,
+                              forced);
     }
-    return status_set(st, STATUS_UNAVAILABLE, "TIMBRE_CPU=%s: not one of avx512, avx2, portable in this build", forced);
+    return status_set(st, STATUS_UNAVAILABLE,
+                      "TIMBRE_CPU=%s: not one of avx512, avx2, portable in this build", forced);
 }
 
 static int probe(const struct kernels_options *o, struct status *st) {
@@ -58,8 +60,8 @@ static int probe(const struct kernels_options *o, struct status *st) {
     return choose_isa(&isa, st);
 }
 
-/* Aligned memory, in huge pages where the system gives them: weights are read from end to end for every batch, and
- * packing them would otherwise take a page fault for every 4 KiB. */
+/* Aligned memory, in huge pages where the system gives them: weights are read from end to end for every
+ * batch, and packing them would otherwise take a page fault for every 4 KiB. */
 static int memory_new(struct kernels_device *d, void **p, size_t bytes, const char *what, struct status *st) {
     const size_t unit = bytes >= 2 * (size_t)HUGE_PAGE_BYTES ? HUGE_PAGE_BYTES : ARENA_ALIGN_BYTES;
     (void)d;
@@ -131,9 +133,11 @@ static int64_t segment_rows(const struct kernels_device *d) {
     return SEGMENT_ROWS;
 }
 
-static void layout_scratch(struct kernels_device *d, int64_t tokens_max, int clips_max, int hidden, struct arena *a) {
+static void layout_scratch(struct kernels_device *d, int64_t tokens_max, int clips_max, int hidden,
+                           struct arena *a) {
     const size_t threads = (size_t)d->threads, h = (size_t)hidden, padded = h + CPU_LANES_MAX;
-    d->windows_floats = ((CPU_POS_CONV_ROWS + CPU_POS_CONV_TAPS) * h + CPU_LANES_MAX) / CPU_LANES_MAX * CPU_LANES_MAX;
+    d->windows_floats =
+        ((CPU_POS_CONV_ROWS + CPU_POS_CONV_TAPS) * h + CPU_LANES_MAX) / CPU_LANES_MAX * CPU_LANES_MAX;
     d->attention_floats = CPU_QUERIES * (CPU_KEYS + padded);
     d->keys_floats = ((size_t)tokens_max + (size_t)clips_max * CPU_LANES_MAX) * (h + padded);
     d->windows = arena_alloc(a, threads * d->windows_floats, sizeof(float));
@@ -181,8 +185,8 @@ static void input_norm(struct kernels_device *d, float *y, const float *x, const
     d->ops->input_norm(d, y, x, b);
 }
 
-static void group_stats(struct kernels_device *d, float *stats, const float *x, const struct kernels_weight *w,
-                        const struct batch *b) {
+static void group_stats(struct kernels_device *d, float *stats, const float *x,
+                        const struct kernels_weight *w, const struct batch *b) {
     d->ops->group_stats(d, stats, x, w, b);
 }
 
@@ -212,13 +216,13 @@ static void pos_conv(struct kernels_device *d, void *y, const void *x, const str
     d->ops->pos_conv(d, y, x, w, act, b);
 }
 
-static void attention(struct kernels_device *d, void *y, const void *qkv, int heads, int head_dim, float scale,
-                      const struct batch *b) {
+static void attention(struct kernels_device *d, void *y, const void *qkv, int heads, int head_dim,
+                      float scale, const struct batch *b) {
     d->ops->attention(d, y, qkv, heads, head_dim, scale, b);
 }
 
-static void accumulate(struct kernels_device *d, void *y, const void *x, float weight, bool first, int64_t rows,
-                       int channels) {
+static void accumulate(struct kernels_device *d, void *y, const void *x, float weight, bool first,
+                       int64_t rows, int channels) {
     d->ops->accumulate(d, y, x, weight, first, rows, channels);
 }
 

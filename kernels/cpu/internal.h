@@ -1,8 +1,8 @@
 /* cpu: what the files of this backend share.
  *
- * Everything that computes is compiled once for each instruction set, under names made by CPU_NAME; device.c, compiled
- * once and for any processor, picks one such set (a `struct kernels` of which only the operations are filled) when a
- * device is made, and forwards to it. */
+ * Everything that computes is compiled once for each instruction set, under names made by CPU_NAME; device.c,
+ * compiled once and for any processor, picks one such set (a `struct kernels` of which only the operations
+ * are filled) when a device is made, and forwards to it. */
 #ifndef TIMBRE_KERNELS_CPU_INTERNAL_H
 #define TIMBRE_KERNELS_CPU_INTERNAL_H
 
@@ -10,14 +10,14 @@
 #include "kernels/kernels.h"
 
 #define CPU_PASTE2(isa, name) cpu_##isa##_##name
-#define CPU_PASTE(isa, name) CPU_PASTE2(isa, name)
-#define CPU_NAME(name) CPU_PASTE(CPU_ISA, name)
-#define CPU_STRING2(text) #text
-#define CPU_STRING(text) CPU_STRING2(text)
+#define CPU_PASTE(isa, name)  CPU_PASTE2(isa, name)
+#define CPU_NAME(name)        CPU_PASTE(CPU_ISA, name)
+#define CPU_STRING2(text)     #text
+#define CPU_STRING(text)      CPU_STRING2(text)
 
 enum {
     CPU_LANES_MAX = 16,       /* of any instruction set */
-    CPU_SUM_FLOATS = 1 << 16, /* per thread: the sums of one tile of a matrix product, 256 KiB */
+    CPU_SUM_FLOATS = 1 << 15, /* per thread: the sums of one tile of a matrix product, 128 KiB */
     CPU_POS_CONV_ROWS = 40,   /* of output that one tile of pos_conv makes, at most */
     CPU_POS_CONV_TAPS = 128,  /* that one tile copies its input for at a time */
     CPU_QUERIES = 48,         /* of one tile of attention, at most */
@@ -38,15 +38,15 @@ struct kernels_device {
     size_t windows_floats, attention_floats, keys_floats;
 };
 
-/* A packed weight. The matrix is [groups] of what gemm.h calls packed; the vectors are padded with zeros so that whole
- * vectors can be read at every channel. */
+/* A packed weight. The matrix is [groups] of what gemm.h calls packed; the vectors are padded with zeros so
+ * that whole vectors can be read at every channel. */
 struct cpu_packed {
     const struct kernels *ops; /* the instruction set whose layout this is */
     int64_t k, n;              /* of one group's matrix */
     float *matrix;
-    float *bias;                      /* [out], zeros where there is none; LAYER_NORM too */
-    float *norm_weight, *norm_bias;   /* [out]; LAYER_NORM: its weight is norm_weight */
-    float *input_scale, *input_shift; /* [in], 1 and 0 where there is none */
+    float *bias;                      /* [out], zeros where there is none */
+    float *norm_weight, *norm_bias;   /* [out]; NULL where there is none; of a LAYER_NORM, its own */
+    float *input_scale, *input_shift; /* [in]; NULL where there is none */
 };
 
 static inline float *cpu_sums(const struct kernels_device *d, int thread) {
@@ -67,8 +67,9 @@ struct cpu_block {
     int64_t first, count;
 };
 
-/* Cuts every clip's tokens into equal blocks of at most `rows`. Block numbers run from 0 to cpu_count_blocks - 1; some
- * of them are empty (count = 0). No table is needed: clip c has the numbers from cu_tokens[c] / rows + c on. */
+/* Cuts every clip's tokens into equal blocks of at most `rows`, which have numbers below cpu_count_blocks;
+ * some numbers stand for an empty block (count = 0). That needs no table: clip c has the numbers from
+ * cu_tokens[c] / rows + c on. */
 static inline int64_t cpu_count_blocks(const struct batch *b, int64_t rows) {
     return batch_tokens(b) / rows + b->clips;
 }
@@ -101,29 +102,31 @@ void CPU_NAME(pack)(struct kernels_device *d, struct kernels_weight *w, const st
 void CPU_NAME(input_norm)(struct kernels_device *d, float *y, const float *x, const struct batch *b);
 void CPU_NAME(layer_norm)(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w,
                           int64_t rows);
-void CPU_NAME(group_stats)(struct kernels_device *d, float *stats, const float *x, const struct kernels_weight *w,
-                           const struct batch *b);
+void CPU_NAME(group_stats)(struct kernels_device *d, float *stats, const float *x,
+                           const struct kernels_weight *w, const struct batch *b);
 void CPU_NAME(conv)(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w,
                     enum kernels_activation act, const float *stats, int level, struct kernels_rows rows,
                     const struct batch *b);
-void CPU_NAME(compact)(struct kernels_device *d, void *y, const void *x, int channels, struct kernels_rows rows,
-                       const struct batch *b);
+void CPU_NAME(compact)(struct kernels_device *d, void *y, const void *x, int channels,
+                       struct kernels_rows rows, const struct batch *b);
 void CPU_NAME(linear)(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w,
                       enum kernels_activation act, const void *residual, int64_t rows);
 void CPU_NAME(head_linear)(struct kernels_device *d, float *y, const float *x, const struct kernels_weight *w,
                            enum kernels_activation act, int64_t rows);
 void CPU_NAME(pos_conv)(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w,
                         enum kernels_activation act, const struct batch *b);
-void CPU_NAME(attention)(struct kernels_device *d, void *y, const void *qkv, int heads, int head_dim, float scale,
-                         const struct batch *b);
-void CPU_NAME(accumulate)(struct kernels_device *d, void *y, const void *x, float weight, bool first, int64_t rows,
-                          int channels);
+void CPU_NAME(attention)(struct kernels_device *d, void *y, const void *qkv, int heads, int head_dim,
+                         float scale, const struct batch *b);
+void CPU_NAME(accumulate)(struct kernels_device *d, void *y, const void *x, float weight, bool first,
+                          int64_t rows, int channels);
 void CPU_NAME(pool)(struct kernels_device *d, float *y, const void *x, enum kernels_pool kind, int channels,
                     const struct batch *b);
 
+#define layer_norm_row CPU_NAME(layer_norm_row)
+
 /* One row of layer norm over n channels, then the activation; y may be x. */
-void CPU_NAME(norm_row)(float *y, const float *x, const struct cpu_packed *p, int n, float eps,
-                        enum kernels_activation act);
+void layer_norm_row(float *y, const float *x, const struct cpu_packed *p, int n, float eps,
+                    enum kernels_activation act);
 
 #endif
 #endif

@@ -17,7 +17,7 @@ void CPU_NAME(linear)(struct kernels_device *d, void *y, const void *x, const st
                            .bias = p->bias,
                            .residual = residual,
                            .act = act};
-    CPU_NAME(gemm)(d, &g, rows);
+    gemm_run(d, &g, rows);
 }
 
 void CPU_NAME(head_linear)(struct kernels_device *d, float *y, const float *x, const struct kernels_weight *w,

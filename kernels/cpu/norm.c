@@ -80,8 +80,8 @@ ALWAYS_INLINE float sum_row(const float *x, int n, float mean, bool square) {
     return v_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
 }
 
-ALWAYS_INLINE void norm_row(enum kernels_activation act, float *y, const float *x, const struct cpu_packed *p, int n,
-                            float eps) {
+ALWAYS_INLINE void norm_row(enum kernels_activation act, float *y, const float *x, const struct cpu_packed *p,
+                            int n, float eps) {
     const float mean = sum_row(x, n, 0.0f, false) / (float)n;
     const float scale = 1.0f / sqrtf(sum_row(x, n, mean, true) / (float)n + eps);
     for (int i = 0; i < n; i += LANES) {
@@ -96,8 +96,8 @@ ALWAYS_INLINE void norm_row(enum kernels_activation act, float *y, const float *
     }
 }
 
-void CPU_NAME(norm_row)(float *y, const float *x, const struct cpu_packed *p, int n, float eps,
-                        enum kernels_activation act) {
+void layer_norm_row(float *y, const float *x, const struct cpu_packed *p, int n, float eps,
+                    enum kernels_activation act) {
     if (act == KERNELS_GELU)
         norm_row(KERNELS_GELU, y, x, p, n, eps);
     else

@@ -55,8 +55,8 @@ static const float *find_row(const struct job *j, int64_t o) {
     return j->spec->weight[o / part_rows] + o % part_rows * j->shape.k;
 }
 
-/* One panel of one group: [out, in, taps] becomes [taps, in, out]. Strips of channels, long enough for memory to be read
- * in order and short enough for what is written (32 KiB) to stay in the first cache. */
+/* One panel of one group: [out, in, taps] becomes [taps, in, out]. Strips of channels, long enough for memory
+ * to be read in order and short enough for what is written (32 KiB) to stay in the first cache. */
 static void pack_panel(void *arg, int64_t index, int thread) {
     enum { STRIP = 128, AHEAD = 4, LINE = 64 / sizeof(float) };
     const struct job *j = arg;
@@ -70,10 +70,12 @@ static void pack_panel(void *arg, int64_t index, int thread) {
             float *strip = to + (tap * m->in + in) * width;
             for (int64_t o = 0; o < width; o++) {
                 const int64_t column = panel * GEMM_PANEL + o;
-                const float *from = column < m->n ? find_row(j, group * m->n + column) + in * m->taps + tap : NULL;
+                const float *from =
+                    column < m->n ? find_row(j, group * m->n + column) + in * m->taps + tap : NULL;
                 if (column + AHEAD < m->n && tap == 0)
                     for (int64_t i = 0; i < count * m->taps; i += LINE)
-                        __builtin_prefetch(find_row(j, group * m->n + column + AHEAD) + in * m->taps + i, 0, 3);
+                        __builtin_prefetch(find_row(j, group * m->n + column + AHEAD) + in * m->taps + i, 0,
+                                           3);
                 for (int64_t i = 0; i < count; i++)
                     strip[i * width + o] = from ? from[i * m->taps] : 0.0f;
             }

@@ -27,8 +27,8 @@ static void accumulate(void *arg, int64_t index, int thread) {
         j->y[i] = j->first ? j->weight * j->x[i] : j->y[i] + j->weight * j->x[i];
 }
 
-void CPU_NAME(accumulate)(struct kernels_device *d, void *y, const void *x, float weight, bool first, int64_t rows,
-                          int channels) {
+void CPU_NAME(accumulate)(struct kernels_device *d, void *y, const void *x, float weight, bool first,
+                          int64_t rows, int channels) {
     struct accumulate_job j = {.y = y, .x = x, .weight = weight, .first = first, .count = rows * channels};
     team_for(d->team, cpu_divide_up(j.count, ACCUMULATE_FLOATS), accumulate, &j);
 }
@@ -64,7 +64,8 @@ static void pool(void *arg, int64_t index, int thread) {
     }
     float *y = j->y + (int64_t)clip * j->channels + first;
     for (int i = 0; i < count; i++)
-        y[i] = j->kind == KERNELS_POOL_MAX ? max[i] : (float)(j->kind == KERNELS_POOL_MEAN ? sum[i] / tokens : sum[i]);
+        y[i] = j->kind == KERNELS_POOL_MAX ? max[i]
+                                           : (float)(j->kind == KERNELS_POOL_MEAN ? sum[i] / tokens : sum[i]);
 }
 
 void CPU_NAME(pool)(struct kernels_device *d, float *y, const void *x, enum kernels_pool kind, int channels,

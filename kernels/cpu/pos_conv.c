@@ -1,5 +1,5 @@
-/* The positional convolution: for each group of channels a matrix product over windows that overlap by all but one
- * row. */
+/* The positional convolution: for each group of channels a matrix product over windows that overlap by all
+ * but one row. */
 #include <assert.h>
 #include <string.h>
 
@@ -15,9 +15,10 @@ struct job {
     int64_t blocks, in, out; /* channels of one group */
 };
 
-/* to [rows, in] = rows [first, first + rows) of a clip of n tokens, one group of channels of x; zeros outside. */
-static void copy_window(const struct job *j, float *to, const float *x, int64_t group, int64_t n, int64_t first,
-                        int64_t rows) {
+/* to [rows, in] = rows [first, first + rows) of a clip of n tokens, one group of channels of x; zeros
+ * outside. */
+static void copy_window(const struct job *j, float *to, const float *x, int64_t group, int64_t n,
+                        int64_t first, int64_t rows) {
     const struct cpu_packed *p = j->w->packed;
     const int64_t channel = group * j->in;
     for (int64_t r = 0; r < rows; r++, to += j->in) {
@@ -32,18 +33,18 @@ static void copy_window(const struct job *j, float *to, const float *x, int64_t 
     }
 }
 
-/* Adds taps [tap, tap + taps) to the sums of one panel; `from` and `end` are the taps, counted from `tap`, that meet any
- * row of the clip. The others would add zeros, so leaving them out changes no bit. */
-static void add_taps(const struct job *j, float *sums, const float *window, const float *b, int64_t taps, int64_t rows,
-                     int64_t width, int64_t from, int64_t end) {
+/* Adds taps [tap, tap + taps) to the sums of one panel; `from` and `end` are the taps, counted from `tap`,
+ * that meet any row of the clip. The others would add zeros, so leaving them out changes no bit. */
+static void add_taps(const struct job *j, float *sums, const float *window, const float *b, int64_t taps,
+                     int64_t rows, int64_t width, int64_t from, int64_t end) {
     const int64_t k = taps * j->in, blocks = cpu_divide_up(k, GEMM_BLOCK);
     for (int64_t i = 0; i < blocks; i++) {
         int64_t first = i * k / blocks, last = (i + 1) * k / blocks;
         first = first < from * j->in ? from * j->in : first;
         last = cpu_min(last, end * j->in);
         if (first < last)
-            CPU_NAME(gemm_sums)(sums, GEMM_PANEL, window + first, j->in, b + first * width, last - first, rows, width,
-                                true, b + last * width, (last - first) * width);
+            gemm_sums(sums, GEMM_PANEL, window + first, j->in, b + first * width, last - first, rows, width,
+                      true, b + last * width, (last - first) * width);
     }
 }
 
@@ -63,7 +64,8 @@ static void run_tile(void *arg, int64_t index, int thread) {
                            .bias = p->bias + group * j->out,
                            .residual = x + group * j->out,
                            .act = j->act};
-    float *sums = cpu_sums(j->device, thread), *window = j->device->windows + (size_t)thread * j->device->windows_floats;
+    float *sums = cpu_sums(j->device, thread),
+          *window = j->device->windows + (size_t)thread * j->device->windows_floats;
 
     for (int64_t panel = 0; panel * GEMM_PANEL < p->n; panel++) {
         const int64_t width = gemm_width(p->n, panel);
@@ -74,10 +76,10 @@ static void run_tile(void *arg, int64_t index, int thread) {
             const int64_t from = -first - (block.count - 1), end = cpu_min(taps, n - first);
             if (panel == 0 || w->kernel > CPU_POS_CONV_TAPS)
                 copy_window(j, window, x, group, n, first, block.count + taps - 1);
-            add_taps(j, sums, window, matrix + panel * GEMM_PANEL * p->k + tap * j->in * width, taps, block.count,
-                     width, from < 0 ? 0 : from, end);
+            add_taps(j, sums, window, matrix + panel * GEMM_PANEL * p->k + tap * j->in * width, taps,
+                     block.count, width, from < 0 ? 0 : from, end);
         }
-        CPU_NAME(gemm_finish)(&g, sums, GEMM_PANEL, block.first, block.count, panel * GEMM_PANEL, width);
+        gemm_finish(&g, sums, GEMM_PANEL, block.first, block.count, panel * GEMM_PANEL, width);
     }
 }
 

@@ -1,7 +1,8 @@
 /* vmath: the elementary functions of the forward pass, on vectors.
  *
- * The coefficients were fitted for this project (Remez exchange in 40 digits, then a search among the nearest floats); the
- * errors given are those of the fp32 evaluation, tests/unit/kernels/test_kernels.c holds the activations to them. */
+ * The coefficients were fitted for this project (Remez exchange in 40 digits, then a search among the nearest
+ * floats); the errors given are those of the fp32 evaluation, tests/unit/kernels/test_kernels.c holds the
+ * activations to them. */
 #ifndef TIMBRE_KERNELS_CPU_VMATH_H
 #define TIMBRE_KERNELS_CPU_VMATH_H
 
@@ -17,8 +18,9 @@ ALWAYS_INLINE vf vmath_polynomial(vf x, const float *c, int count) {
     return y;
 }
 
-/* The same in pairs, pairs of pairs and so on (Estrin's scheme), for up to 16 coefficients: three multiplications more, but
- * a chain of four instead of `count`, which is what counts where vectors come one by one. */
+/* The same in pairs, pairs of pairs and so on (Estrin's scheme), for up to 16 coefficients: three
+ * multiplications more, but a chain of four instead of `count`, which is what counts where vectors come one
+ * by one. */
 ALWAYS_INLINE vf vmath_polynomial_short(vf x, const float *c, int count) {
     const vf x2 = x * x, x4 = x2 * x2, x8 = x4 * x4;
     vf part[8];
@@ -35,12 +37,13 @@ ALWAYS_INLINE vf vmath_polynomial_short(vf x, const float *c, int count) {
     return v_fma(v_fma(part[3], x4, part[2]), x8, v_fma(part[1], x4, part[0]));
 }
 
-/* e^x, for x clamped to [-87.3, 88.3]: 2^n e^r with |r| <= ln 2 / 2, e^r by a polynomial of degree 6. Relative error
- * at most 2 ulp. */
+/* e^x, for x clamped to [-87.3, 88.3]: 2^n e^r with |r| <= ln 2 / 2, e^r by a polynomial of degree 6.
+ * Relative error at most 2 ulp. */
 ALWAYS_INLINE vf vmath_exp(vf x) {
-    static const float c[] = {1.0f,           1.0f,           0.5f,          0.1666663083f,
-                              0.04166662188f, 0.008357200148f, 0.00139187137f};
-    const vf round = v_set(12582912.0f); /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
+    static const float c[] = {1.0f,          1.0f, 0.5f, 0.1666663083f, 0.04166662188f, 0.008357200148f,
+                              0.00139187137f};
+    const vf round =
+        v_set(12582912.0f); /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
     x = v_min(v_max(x, v_set(-87.3f)), v_set(88.3f));
     vf t = v_fma(x, v_set(1.44269504f), round);
     vf n = t - round;
@@ -49,13 +52,15 @@ ALWAYS_INLINE vf vmath_exp(vf x) {
     return (vf)((vi)vmath_polynomial(r, c, 7) + ((vi)t << 23));
 }
 
-/* x Phi(x) = 0.5 x (1 + erf(x / sqrt 2)). Phi(x) - 0.5 = x Q(x^2), Q a polynomial of degree 14 in x^2 scaled to
+/* x Phi(x) = 0.5 x (1 + erf(x / sqrt 2)). Phi(x) - 0.5 = x Q(x^2), Q a polynomial of degree 14 in x^2 scaled
+ * to
  * [-1, 1] over |x| <= 5.5, where 5.5 Phi(-5.5) is 1e-7; beyond, Phi is 0 or 1. Absolute error at most
  * 5e-7 for x < 0 (near -5, where a unit in the last place of Phi counts five times), 1.7e-7 (1 + y) above. */
 ALWAYS_INLINE vf vmath_gelu(vf x) {
-    static const float c[] = {0.12855193f,     -0.0641723797f, 0.047736764f,   -0.0387908407f,  0.0320880637f,
-                              -0.0260776989f,  0.0202361811f,  -0.0148146059f, 0.010661277f,    -0.00739236502f,
-                              0.003880515f,    -0.0014929024f, 0.00134166377f, -0.00127530913f, 0.000428811152f};
+    static const float c[] = {0.12855193f,    -0.0641723797f,  0.047736764f,   -0.0387908407f,
+                              0.0320880637f,  -0.0260776989f,  0.0202361811f,  -0.0148146059f,
+                              0.010661277f,   -0.00739236502f, 0.003880515f,   -0.0014929024f,
+                              0.00134166377f, -0.00127530913f, 0.000428811152f};
     vf square = v_min(x * x, v_set(30.25f));
     vf h = x * vmath_polynomial_short(v_fma(square, v_set(2.0f / 30.25f), v_set(-1.0f)), c, 15);
     h = v_min(v_max(h, v_set(-0.5f)), v_set(0.5f));
@@ -72,10 +77,11 @@ ALWAYS_INLINE vf vmath_gelu_tanh(vf x) {
     return x / (v_set(1.0f) + vmath_exp(u));
 }
 
-/* (1 - e) / (1 + e) with e = e^(-2|x|); below 0.25, where that cancels, the Taylor series. Relative error at most 4
- * ulp. */
+/* (1 - e) / (1 + e) with e = e^(-2|x|); below 0.25, where that cancels, the Taylor series. Relative error at
+ * most 4 ulp. */
 ALWAYS_INLINE vf vmath_tanh(vf x) {
-    static const float c[] = {1.0f, -0.333333333f, 0.133333333f, -0.0539682540f, 0.0218694885f, -0.0088632355f};
+    static const float c[] = {1.0f,           -0.333333333f, 0.133333333f,
+                              -0.0539682540f, 0.0218694885f, -0.0088632355f};
     const vi sign = (vi){0} + INT32_MIN;
     vf a = (vf)((vi)x & ~sign);
     vf e = vmath_exp(a * v_set(-2.0f));
