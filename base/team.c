@@ -19,7 +19,6 @@ struct worker {
 struct team {
     int threads;
     bool pin, caller_pinned;
-    cpu_set_t allowed; /* as it was when the team was made */
 
     void (*fn)(void *arg, int thread, int threads);
     void *arg;
@@ -42,19 +41,27 @@ static inline void cpu_relax(void) {
 #endif
 }
 
+/* The processors this process may use, as they were before the first team: afterwards the asking thread may
+ * be pinned to one of them. */
+static cpu_set_t processors;
+static pthread_once_t processors_once = PTHREAD_ONCE_INIT;
+
+static void find_processors(void) {
+    CPU_ZERO(&processors);
+    if (sched_getaffinity(0, sizeof processors, &processors) != 0)
+        CPU_ZERO(&processors);
+}
+
 int team_count_processors(void) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    if (sched_getaffinity(0, sizeof set, &set) != 0)
-        return 1;
-    int n = CPU_COUNT(&set);
+    pthread_once(&processors_once, find_processors);
+    int n = CPU_COUNT(&processors);
     return n < 1 ? 1 : n;
 }
 
-static void pin_self(const struct team *t, int index) {
-    int at = index % CPU_COUNT(&t->allowed);
+static void pin_self(int index) {
+    int at = index % CPU_COUNT(&processors);
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-        if (!CPU_ISSET(cpu, &t->allowed) || at-- > 0)
+        if (!CPU_ISSET(cpu, &processors) || at-- > 0)
             continue;
         cpu_set_t one;
         CPU_ZERO(&one);
@@ -86,7 +93,7 @@ static void *worker_main(void *arg) {
     struct team *t = w->team;
     unsigned seen = 0;
     if (t->pin)
-        pin_self(t, w->index);
+        pin_self(w->index);
     for (;;) {
         seen = wait_generation(t, seen);
         if (atomic_load(&t->stop))
@@ -122,7 +129,8 @@ int team_new(struct team **out, int threads, bool pin, struct status *st) {
     memset(t, 0, bytes);
     t->threads = 1;
     t->pin = pin;
-    if (sched_getaffinity(0, sizeof t->allowed, &t->allowed) != 0 || CPU_COUNT(&t->allowed) == 0)
+    pthread_once(&processors_once, find_processors);
+    if (CPU_COUNT(&processors) == 0)
         t->pin = false;
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->wake, NULL);
@@ -146,7 +154,7 @@ void team_del(struct team *t) {
     for (int i = 1; i < t->threads; i++)
         pthread_join(t->workers[i].thread, NULL);
     if (t->caller_pinned)
-        (void)pthread_setaffinity_np(pthread_self(), sizeof t->allowed, &t->allowed);
+        (void)pthread_setaffinity_np(pthread_self(), sizeof processors, &processors);
     pthread_cond_destroy(&t->wake);
     pthread_mutex_destroy(&t->lock);
     free(t);
@@ -158,7 +166,7 @@ int team_count_threads(const struct team *t) {
 
 void team_run(struct team *t, void (*fn)(void *arg, int thread, int threads), void *arg) {
     if (t->pin && !t->caller_pinned) {
-        pin_self(t, 0);
+        pin_self(0);
         t->caller_pinned = true;
     }
     if (t->threads == 1) {

@@ -13,20 +13,20 @@ static void plan_segment(struct kernels_rows *rows, const struct batch_shape *s,
     }
 }
 
-/* The convolution stack over the tape, in segments so that its widest layers stay in cache. A row is the same
- * bits whichever segment computes it. */
+/* The convolution stack over the tape, in segments of equal length so that its widest layers stay in cache. A
+ * row is the same bits whichever segment computes it. */
 static void feature_extractor(const struct wav2vec2 *m, const struct config *c, struct wav2vec2_state *s,
                               const struct kernels *k, struct kernels_device *d, const struct batch *b) {
     const int levels = c->conv.levels;
+    const int64_t total = b->tape_rows[levels];
+    const int64_t segments = (total + s->segment_rows - 1) / s->segment_rows;
     const float *stats = c->conv_layer_norm ? NULL : s->group_stats;
     struct kernels_rows rows[BATCH_LEVELS_MAX + 1];
 
     if (stats)
         k->group_stats(d, s->group_stats, s->samples, &m->conv[0], b);
-    for (int64_t first = 0; first < b->tape_rows[levels]; first += s->segment_rows) {
-        int64_t end =
-            first + s->segment_rows < b->tape_rows[levels] ? first + s->segment_rows : b->tape_rows[levels];
-        plan_segment(rows, &c->conv, first, end);
+    for (int64_t i = 0; i < segments; i++) {
+        plan_segment(rows, &c->conv, i * total / segments, (i + 1) * total / segments);
         const void *x = s->samples + rows[0].first;
         for (int l = 1; l <= levels; l++) {
             k->conv(d, s->conv[l % 2], x, &m->conv[l - 1], c->conv_act, l == 1 ? stats : NULL, l, rows[l], b);

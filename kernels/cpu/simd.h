@@ -2,9 +2,9 @@
  *
  * Every file of this folder that computes is compiled once for each instruction set (kernels/CMakeLists.txt)
  * with CPU_ISA set to avx512, avx2 or portable and CPU_LANES to 16, 8 or 4. Vectors are the compiler's own
- * vector type, so
- * + - * / need no names here. Nothing is contracted by the compiler: v_fma is the only place that fuses, and
- * on the portable set it does not, so that it gives the same bits on every processor. */
+ * vector type, so the arithmetic operators need no names here. Nothing is contracted by the compiler: v_fma
+ * is the only place that fuses, and on the portable set it does not, so that it gives the same bits on every
+ * processor. */
 #ifndef TIMBRE_KERNELS_CPU_SIMD_H
 #define TIMBRE_KERNELS_CPU_SIMD_H
 
