@@ -49,7 +49,7 @@ step_build-asan() { build asan; }
 step_unit-asan() { unit asan; }
 step_e2e-asan() { e2e asan tests/e2e -m asan; }
 step_build-tsan() { build tsan; }
-step_unit-tsan() { unit tsan -R '^unit\.(base|engine)\.|^unit\.models\.invariance$'; } # those that use threads
+step_unit-tsan() { unit tsan -R '^unit\.(base|engine)\.|^unit\.(models|kernels)\.invariance$'; } # those that use threads
 step_e2e-tsan() { e2e tsan tests/e2e -m tsan; }
 step_build-clang() { build clang; }
 step_unit-clang() { unit clang; }
