@@ -66,12 +66,11 @@ int audio_decode(struct audio_clip *clip, const void *data, size_t bytes, const 
 
 /* The level rule for "no speech". The clip is cut into frames of 25 ms, 10 ms apart; a frame's level is the
  * RMS of its samples less the clip's mean (so that a constant offset is silence). A clip whose loudest frame
- * is below AUDIO_SILENCE_DBFS_MAX is silence. -60 dBFS lies under any speech that was recorded to be heard
- * and above the noise of a muted line (8-bit companding idles at about -66 dBFS). A clip of no samples is
- * silence. */
+ * is below AUDIO_SILENCE_DBFS_MAX (or the level the caller chose) is silence. -60 dBFS lies under any speech
+ * that was recorded to be heard and above the noise of a muted line (8-bit companding idles at about -66
+ * dBFS). Returns the loudest frame's level in dB relative to full scale; -INFINITY for digital silence and
+ * for no samples. */
 #define AUDIO_SILENCE_DBFS_MAX (-60.0)
-bool audio_is_silent(const float *samples, int64_t count, int rate_hz);
-/* The loudest frame's level in dB relative to full scale; -INFINITY for digital silence. */
 double audio_level_dbfs(const float *samples, int64_t count, int rate_hz);
 
 #endif

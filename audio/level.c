@@ -43,7 +43,3 @@ double audio_level_dbfs(const float *samples, int64_t count, int rate_hz) {
     double loudest = level_loudest(samples, count, rate_hz);
     return loudest > 0.0 ? 10.0 * log10(loudest) : -INFINITY;
 }
-
-bool audio_is_silent(const float *samples, int64_t count, int rate_hz) {
-    return audio_level_dbfs(samples, count, rate_hz) < AUDIO_SILENCE_DBFS_MAX;
-}

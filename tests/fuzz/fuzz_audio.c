@@ -39,9 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
               clip.rate_hz == 16000);
         for (int64_t i = 0; i < clip.count; i++)
             check(isfinite(clip.samples[i]));
-        double level = audio_level_dbfs(clip.samples, clip.count, clip.rate_hz);
-        check(!isnan(level) &&
-              audio_is_silent(clip.samples, clip.count, 16000) == (level < AUDIO_SILENCE_DBFS_MAX));
+        check(!isnan(audio_level_dbfs(clip.samples, clip.count, clip.rate_hz)));
     } else {
         check(clip.samples == NULL && st.code != STATUS_OK && st.message[0] != '\0');
     }
