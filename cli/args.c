@@ -58,3 +58,9 @@ int cli_fail(const char *command, int exit_status, const char *format, ...) {
     fputc('\n', stderr);
     return exit_status;
 }
+
+void cli_print_warnings(const char *command, const struct model *m) {
+    const struct model_info *info = model_get_info(m);
+    for (int i = 0; i < info->warnings_count; i++)
+        fprintf(stderr, "timbre %s: warning: %s\n", command, info->warnings[i]);
+}

@@ -31,6 +31,9 @@ const char *cli_default_model(void);
 int cli_fail(const char *command, int exit_status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* What the load report warns of, on standard error. */
+void cli_print_warnings(const char *command, const struct model *m);
+
 /* ---- output.c: one result ---- */
 
 /* A file's result, from the engine or, when it could not even be read, from `status`. */

@@ -331,6 +331,7 @@ int cli_predict(int argc, char **argv) {
     if (queue_new(&run->replies, IN_FLIGHT_MAX, &st) || engine_new(&run->engine, &arguments.engine, &st)) {
         result = cli_fail("predict", CLI_NOT_STARTED, "%s", st.message);
     } else {
+        cli_print_warnings("predict", engine_model(run->engine));
         run_files(run);
         result = run->failed ? CLI_SOME_FAILED : CLI_OK;
     }

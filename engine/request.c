@@ -142,8 +142,9 @@ static void sum_up(struct engine_request *r) {
         if (item->batch_size > result->batch_size)
             result->batch_size = item->batch_size;
         if (i == 0)
-            result->queue_ms = item->queue_ms;
-        result->compute_ms += item->compute_ms;
+            result->queue_ms = (double)(item->start_ns - r->ready_ns) * 1e-6;
+        if (i == 0 || item->start_ns != item[-1].start_ns) /* each batch once */
+            result->compute_ms += item->compute_ms;
         result->audio_s += (double)item->count / info->sampling_rate_hz;
     }
     const size_t labels = (size_t)info->labels_count;

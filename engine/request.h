@@ -16,7 +16,8 @@ struct engine_item {
     struct engine_window *window;
     float *logits, *scores, *embedding; /* where the results go; embedding may be NULL */
     int batch_size;
-    double queue_ms, compute_ms;
+    int64_t start_ns; /* of the forward it rode in; the same for all items of one batch */
+    double compute_ms;
 };
 
 struct engine_request {

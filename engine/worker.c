@@ -44,7 +44,7 @@ static void run(struct engine *e, int count) {
     int64_t start_ns = clock_now_ns();
     for (int i = 0; i < count; i++) {
         struct engine_item *item = e->batch[i];
-        item->queue_ms = (double)(start_ns - item->request->ready_ns) * 1e-6;
+        item->start_ns = start_ns;
         e->clips[i] = (struct model_clip){.samples = item->samples,
                                           .count = item->count,
                                           .logits = item->logits,

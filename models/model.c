@@ -36,11 +36,15 @@ static int choose_device(struct model *m, const struct model_options *o, struct 
 /* ---- labels and output
  * ------------------------------------------------------------------------------------- */
 
-static int set_labels(struct model *m, struct status *st) {
+/* `given`: the file the labels were read from instead of config.json, or NULL. */
+static int set_labels(struct model *m, const char *given, struct status *st) {
     static const char *const age_gender[] = {"age", "female", "male", "child"};
     struct config *c = &m->config;
     const int n = m->head.labels;
     const bool builtin = m->head.kind == HEAD_AGE_GENDER && n == 4 && c->labels_count != n;
+    if (given && c->labels_count != n)
+        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %d labels, but the head has %d", given,
+                          c->labels_count, n);
     if (c->labels_count > n)
         config_warn(c, "id2label names %d labels, but the head has %d: the rest is left out", c->labels_count,
                     n);
@@ -324,7 +328,7 @@ static int load(struct model *m, struct checkpoint *checkpoint, const struct mod
     }
     if (o->labels_path && config_read_labels(&m->config, o->labels_path, st))
         return -1;
-    if (set_labels(m, st) || set_output(m, o->output, st) || list_unused(m, checkpoint, st))
+    if (set_labels(m, o->labels_path, st) || set_output(m, o->output, st) || list_unused(m, checkpoint, st))
         return -1;
     return 0;
 }

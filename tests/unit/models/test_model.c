@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -139,6 +140,26 @@ static void test_wrong_options_are_named(void **state) {
     }
 }
 
+/* A list of names that is too short is a mistake, not something to fill up. */
+static void test_given_labels_must_fit(void **state) {
+    char path[] = "/tmp/timbre-labels-XXXXXX";
+    const struct model_options o = {.device = "ref", .labels_path = path};
+    struct model *m;
+    struct status st;
+    (void)state;
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, "one\ntwo\n", 8), 8);
+    assert_int_equal(model_new(&m, TIMBRE_SOURCE_DIR "/tests/golden/base", &o, &st), -1);
+    assert_non_null(strstr(st.message, "2 labels"));
+    assert_int_equal(write(fd, "three\nfour\n", 11), 11);
+    assert_int_equal(model_new(&m, TIMBRE_SOURCE_DIR "/tests/golden/base", &o, &st), 0);
+    assert_string_equal(model_get_info(m)->labels[3], "four");
+    model_del(m);
+    close(fd);
+    unlink(path);
+}
+
 static void test_worker_limits(void **state) {
     static float samples[4000], logits[4];
     struct model_worker *w;
@@ -170,6 +191,7 @@ int main(void) {
         cmocka_unit_test(test_report_is_json),
         cmocka_unit_test(test_digest_is_that_of_sha256sum),
         cmocka_unit_test(test_wrong_options_are_named),
+        cmocka_unit_test(test_given_labels_must_fit),
         cmocka_unit_test(test_worker_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
