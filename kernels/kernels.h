@@ -84,6 +84,21 @@ struct kernels_weight {
     void *packed;
 };
 
+/* The weight that `pack` makes of a spec, once its own layout lies at `packed`. */
+static inline struct kernels_weight kernels_weight_of(const struct kernels_weight_spec *s, void *packed) {
+    return (struct kernels_weight){.kind = s->kind,
+                                   .norm = s->norm,
+                                   .in = s->in,
+                                   .out = s->out,
+                                   .kernel = s->kernel,
+                                   .stride = s->stride,
+                                   .groups = s->groups,
+                                   .eps = s->eps,
+                                   .has_bias = s->has_bias,
+                                   .has_input_affine = s->has_input_affine,
+                                   .packed = packed};
+}
+
 struct kernels_options {
     enum kernels_precision precision;
     int threads;      /* CPU: threads, 0 = one a processor */

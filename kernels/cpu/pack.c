@@ -112,15 +112,5 @@ void CPU_NAME(pack)(struct kernels_device *d, struct kernels_weight *w, const st
         fill(p->input_scale, s->input_scale, s->in, 1.0f);
         fill(p->input_shift, s->input_shift, s->in, 0.0f);
     }
-    *w = (struct kernels_weight){.kind = s->kind,
-                                 .norm = s->norm,
-                                 .in = s->in,
-                                 .out = s->out,
-                                 .kernel = s->kernel,
-                                 .stride = s->stride,
-                                 .groups = s->groups,
-                                 .eps = s->eps,
-                                 .has_bias = s->has_bias,
-                                 .has_input_affine = s->has_input_affine,
-                                 .packed = p};
+    *w = kernels_weight_of(s, p);
 }

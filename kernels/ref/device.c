@@ -112,17 +112,7 @@ void ref_pack(struct kernels_device *d, struct kernels_weight *w, const struct k
     fill(p->norm_bias, s->norm_bias, s->out, 0.0f);
     fill(p->input_scale, s->input_scale, s->in, 1.0f);
     fill(p->input_shift, s->input_shift, s->in, 0.0f);
-    *w = (struct kernels_weight){.kind = s->kind,
-                                 .norm = s->norm,
-                                 .in = s->in,
-                                 .out = s->out,
-                                 .kernel = s->kernel,
-                                 .stride = s->stride,
-                                 .groups = s->groups,
-                                 .eps = s->eps,
-                                 .has_bias = s->has_bias,
-                                 .has_input_affine = s->has_input_affine,
-                                 .packed = p};
+    *w = kernels_weight_of(s, p);
 }
 
 static int reserve(struct kernels_device *d, int64_t tokens_max, int clips_max, int hidden, int channels_max,
