@@ -2,7 +2,6 @@
 #include <getopt.h>
 #include <stdio.h>
 
-#include "base/team.h"
 #include "cli/cli.h"
 
 int cli_version(int argc, char **argv) {
@@ -13,6 +12,10 @@ int cli_version(int argc, char **argv) {
         return option == 'h' ? CLI_OK : CLI_USAGE;
     }
     printf("timbre %s\n", TIMBRE_VERSION);
-    printf("processors %d\n", team_count_processors());
+    struct text machine;
+    text_init_growing(&machine);
+    engine_describe_machine(&machine);
+    fputs(machine.data, stdout);
+    text_free(&machine);
     return CLI_OK;
 }

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "audio/ffmpeg.h"
+#include "base/team.h"
 #include "engine/internal.h"
 
 void engine_options_init(struct engine_options *o) {
@@ -110,6 +112,18 @@ void engine_del(struct engine *e) {
     free(e->clips);
     free(e->batch);
     free(e);
+}
+
+void engine_describe_machine(struct text *out) {
+    const struct model_options automatic = {.threads = 1};
+    char device[MODEL_DEVICE_NAME_BYTES], confinement[256];
+    struct status st;
+    text_printf(out, "processors %d\n", team_count_processors());
+    if (model_find_device(&automatic, device, &st))
+        text_printf(out, "device none: %s\n", st.message);
+    else
+        text_printf(out, "device %s, fp32\n", device);
+    text_printf(out, "ffmpeg shut in by %s\n", ffmpeg_describe_confinement(confinement, sizeof confinement));
 }
 
 const struct model *engine_model(const struct engine *e) {

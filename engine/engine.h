@@ -54,6 +54,10 @@ int engine_new(struct engine **e, const struct engine_options *o, struct status 
 void engine_del(struct engine *e);
 const struct model *engine_model(const struct engine *e);
 
+/* What this machine offers, a line each: processors, the device that would be chosen, how ffmpeg is shut in.
+ */
+void engine_describe_machine(struct text *out);
+
 /* Order in the batcher: lower first; by deadline, then by arrival within a class. Nobody starves: a request
  * that has waited ENGINE_AGING_MS is treated as one class higher, after twice that two. */
 enum engine_class { ENGINE_LIVE, ENGINE_UNARY, ENGINE_BULK };

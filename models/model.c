@@ -33,6 +33,17 @@ static int choose_device(struct model *m, const struct model_options *o, struct 
     return m->kernels->device_new(&m->device, &packing, st);
 }
 
+int model_find_device(const struct model_options *o, char *name, struct status *st) {
+    struct model *m = calloc(1, sizeof *m);
+    if (!m)
+        return status_set_no_memory(st, sizeof *m, "a model");
+    int result = choose_device(m, o, st);
+    if (result == 0)
+        snprintf(name, MODEL_DEVICE_NAME_BYTES, "%s", m->kernels->device_name(m->device));
+    model_del(m);
+    return result;
+}
+
 /* ---- labels and output
  * ------------------------------------------------------------------------------------- */
 

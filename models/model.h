@@ -27,6 +27,11 @@ struct model_options {
                                     NULL: none */
 };
 
+/* The device that these options would choose here, such as "cpu-avx512". Errors: those of model_new for the
+ * device. */
+enum { MODEL_DEVICE_NAME_BYTES = 64 };
+int model_find_device(const struct model_options *o, char *name, struct status *st);
+
 struct model_file {
     char name[64];
     char sha256[SHA256_HEX_BYTES];
