@@ -33,6 +33,15 @@ bool cli_parse_double(const char *option, const char *text, double lo, double hi
     return true;
 }
 
+bool cli_parse_choice(const char *option, const char *text, const char *names) {
+    const size_t length = strlen(text);
+    for (const char *n = names; *n; n += strcspn(n, " "), n += *n == ' ')
+        if (strcspn(n, " ") == length && memcmp(n, text, length) == 0)
+            return true;
+    fprintf(stderr, "timbre: %s %s: not one of %s\n", option, text, names);
+    return false;
+}
+
 const char *cli_default_model(void) {
     static char installed[PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", installed, sizeof installed - 1);

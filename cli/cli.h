@@ -24,6 +24,9 @@ int cli_version(int argc, char **argv);
 bool cli_parse_int(const char *option, const char *text, long lo, long hi, long *value);
 bool cli_parse_double(const char *option, const char *text, double lo, double hi, double *value);
 
+/* Likewise when `text` is not one of `names`, which are separated by spaces. */
+bool cli_parse_choice(const char *option, const char *text, const char *names);
+
 /* The folder of the shipped model: beside the installed program, else in the source tree. Never NULL. */
 const char *cli_default_model(void);
 

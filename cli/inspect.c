@@ -29,9 +29,13 @@ int cli_inspect(int argc, char **argv) {
             break;
         case 'o':
             o.output = optarg;
+            if (!cli_parse_choice("--output", optarg, "auto softmax sigmoid none"))
+                return CLI_USAGE;
             break;
         case 'a':
             o.head_activation = optarg;
+            if (!cli_parse_choice("--head-activation", optarg, "none tanh relu"))
+                return CLI_USAGE;
             break;
         case 'h':
             fputs(HELP, stdout);

@@ -123,10 +123,10 @@ static bool take_option(struct arguments *a, int option, const char *value) {
         return true;
     case O_DEVICE:
         a->engine.model.device = value;
-        return true;
+        return cli_parse_choice("--device", value, "auto cpu cuda ref");
     case O_PRECISION:
         a->engine.model.precision = value;
-        return true;
+        return cli_parse_choice("--precision", value, "auto fp32 bf16 int8");
     case O_THREADS:
         if (!cli_parse_int("--threads", value, 0, 256, &n))
             return false;
@@ -154,10 +154,10 @@ static bool take_option(struct arguments *a, int option, const char *value) {
         return true;
     case O_OUTPUT:
         a->engine.model.output = value;
-        return true;
+        return cli_parse_choice("--output", value, "auto softmax sigmoid none");
     case O_HEAD_ACTIVATION:
         a->engine.model.head_activation = value;
-        return true;
+        return cli_parse_choice("--head-activation", value, "none tanh relu");
     case O_RAW:
         return parse_encoding(value, &a->request.format.encoding);
     case O_RATE:

@@ -60,11 +60,10 @@ bool batcher_put(struct batcher *b, struct engine_request *r) {
     return ok;
 }
 
-/* Class after aging: one better for every ENGINE_AGING_MS waited. */
+/* Class after aging: one better for every ENGINE_AGING_MS waited, without a floor, so that old bulk work
+ * overtakes even a steady stream of live work with deadlines. */
 static int64_t rank(const struct engine_request *r, int64_t now_ns) {
-    int64_t aged = (now_ns - r->ready_ns) / ((int64_t)ENGINE_AGING_MS * 1000000);
-    int64_t class = (int64_t)r->options.order - aged;
-    return class < 0 ? 0 : class;
+    return (int64_t)r->options.order - (now_ns - r->ready_ns) / ((int64_t)ENGINE_AGING_MS * 1000000);
 }
 
 /* The request to serve next, by index; requests stand in order of arrival, so the first of equals wins. */

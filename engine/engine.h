@@ -58,8 +58,9 @@ const struct model *engine_model(const struct engine *e);
  */
 void engine_describe_machine(struct text *out);
 
-/* Order in the batcher: lower first; by deadline, then by arrival within a class. Nobody starves: a request
- * that has waited ENGINE_AGING_MS is treated as one class higher, after twice that two. */
+/* Order in the batcher: lower first; by deadline, then by arrival within a class. Nobody starves: for every
+ * ENGINE_AGING_MS that a request has waited it counts as one class better, in the end better than fresh live
+ * work. */
 enum engine_class { ENGINE_LIVE, ENGINE_UNARY, ENGINE_BULK };
 enum { ENGINE_AGING_MS = 2000 };
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "engine/internal.h"
 #include "engine/windows.h"
 
@@ -98,6 +99,8 @@ void request_prepare(struct engine_request *r) {
     int result = 0;
     if (atomic_load(&r->cancelled))
         result = status_set(st, STATUS_CANCELLED, "cancelled by the caller");
+    else if (r->options.deadline_ns && clock_now_ns() > r->options.deadline_ns)
+        result = status_set(st, STATUS_DEADLINE_EXCEEDED, "the deadline passed before the audio was decoded");
     if (result == 0)
         result = audio_decode(&r->clip, r->bytes, r->bytes_count, &r->options.format,
                               model_get_info(e->model)->sampling_rate_hz, &e->options.audio, st);

@@ -137,6 +137,24 @@ static void test_aging(void **state) {
     free_request(unary);
 }
 
+/* Not even live work with deadlines holds it up for ever. */
+static void test_aging_beats_deadlines(void **state) {
+    struct engine_item *items[ITEMS_MAX];
+    struct batcher *b = make_batcher(8);
+    struct engine_request *bulk = make_request(ENGINE_BULK, 1, 10), *live = make_request(ENGINE_LIVE, 1, 10);
+    (void)state;
+    live->options.deadline_ns = clock_now_ns() + 90000000000;
+    batcher_put(b, bulk);
+    batcher_put(b, live);
+    bulk->ready_ns -= (int64_t)ENGINE_AGING_MS * 1000000 * 3;
+    assert_int_equal(take(b, 10, 1, items), 1);
+    assert_ptr_equal(items[0]->request, bulk);
+    assert_int_equal(take(b, 10, 1, items), 1);
+    batcher_del(b);
+    free_request(bulk);
+    free_request(live);
+}
+
 static void test_drops_cancelled_and_late(void **state) {
     struct engine_item *items[ITEMS_MAX];
     struct engine_request *dropped, *gone = make_request(ENGINE_UNARY, 3, 10),
@@ -170,6 +188,7 @@ int main(void) {
                                        cmocka_unit_test(test_windows_of_one_request_over_batches),
                                        cmocka_unit_test(test_class_then_deadline),
                                        cmocka_unit_test(test_aging),
+                                       cmocka_unit_test(test_aging_beats_deadlines),
                                        cmocka_unit_test(test_drops_cancelled_and_late)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
