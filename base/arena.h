@@ -1,8 +1,7 @@
 /* arena: one allocation for everything that lives equally long.
  *
  * Sizes come from a table, so an arena is used in two passes over the same code: the first over a counting
- * arena
- * (`arena_init_counting`), whose pointers are NULL; then `arena_init` with the bytes counted. Not
+ * arena (`arena_init_counting`), whose pointers are NULL; then `arena_init` with the bytes counted. Not
  * thread-safe. */
 #ifndef TIMBRE_BASE_ARENA_H
 #define TIMBRE_BASE_ARENA_H

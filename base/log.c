@@ -36,14 +36,14 @@ void log_write(enum log_level level, const char *component, const char *format, 
         text_put_json_string(&out, text);
         text_printf(&out, "}");
     } else {
-        for (char *c = text; *c;
-             c++) /* a name with a line break in it must not look like a line of its own */
+        /* A name with a line break in it must not look like a line of its own. */
+        for (char *c = text; *c; c++)
             *c = (unsigned char)*c < ' ' ? ' ' : *c;
         text_printf(&out, "%s %-5s %s: %s", date, names[level], component, text);
     }
     size_t n = strlen(line);
     line[n++] = '\n';
-    ssize_t written =
-        write(STDERR_FILENO, line, n); /* one call, so that lines of several threads do not mix */
+    /* One call, so that lines of several threads do not mix. */
+    ssize_t written = write(STDERR_FILENO, line, n);
     (void)written;
 }

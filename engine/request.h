@@ -40,9 +40,8 @@ struct engine_request {
     int next_item;         /* the batcher's: first item not yet handed out */
     atomic_int items_left; /* not yet run or dropped; who takes it to 0 finishes the request */
     int64_t ready_ns;      /* when it entered the batcher */
-    struct status
-        failure; /* the first item that failed; written under the batcher's order, read at the end */
-    atomic_bool failed;
+    atomic_bool failed;    /* set by the first item that fails, which alone then writes `failure` */
+    struct status failure; /* read by whoever finishes the last item */
 
     struct engine_result result;
 };

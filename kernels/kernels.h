@@ -69,12 +69,12 @@ struct kernels_weight_spec {
                                                POS_CONV [out, in/groups, kernel]; LAYER_NORM [out] */
     const float *bias[KERNELS_PARTS_MAX];   /* [out/parts] or NULL; LAYER_NORM [out] */
     const float *norm_weight, *norm_bias;   /* CONV with a norm: [out] each */
-    const float *input_scale,
-        *input_shift; /* POS_CONV with has_input_affine: [in] each: a batch norm folded */
+    /* POS_CONV with has_input_affine, [in] each: a batch norm folded */
+    const float *input_scale, *input_shift;
 };
 
-/* A packed weight: what it is, and the backend's own layout of it. Read-only after `pack`; any device of the
- * same backend and precision may use it, from any thread, as long as its memory lives. */
+/* A packed weight: what it is, and the backend's own layout of it. Read-only after `pack`; any device with
+ * the same device_name and precision may use it, from any thread, as long as its memory lives. */
 struct kernels_weight {
     enum kernels_weight_kind kind;
     enum kernels_conv_norm norm;
