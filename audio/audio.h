@@ -58,11 +58,18 @@ struct audio_clip {
 void audio_clip_free(struct audio_clip *c);
 
 /* Decodes `bytes` bytes. Errors: INVALID_ARGUMENT (not decodable, no audio in it, samples that are not
- * finite: what and where), RESOURCE_EXHAUSTED (a limit: its name and value; or memory), UNAVAILABLE (ffmpeg
- * is needed and missing), DEADLINE_EXCEEDED (ffmpeg took longer than decode_ms_max). A file that ends early
- * gives what was readable when at least one sample was. On error `clip` holds nothing. Thread-safe. */
+ * finite: what and where), RESOURCE_EXHAUSTED (a limit: its name and value; or memory), FAILED_PRECONDITION
+ * (ffmpeg is needed and there is none here, or it is no program), UNAVAILABLE (ffmpeg cannot be started now),
+ * DEADLINE_EXCEEDED (ffmpeg took longer than decode_ms_max). A file that ends early gives what was readable
+ * when at least one sample was. On error `clip` holds nothing. Thread-safe. */
 int audio_decode(struct audio_clip *clip, const void *data, size_t bytes, const struct audio_format *format,
                  int rate_hz, const struct audio_limits *limits, struct status *st);
+
+/* As audio_decode, but starts no program and so never waits for one: where audio_decode would ask ffmpeg, it
+ * returns 0 with *needs_ffmpeg set and nothing in `clip`. */
+int audio_decode_here(struct audio_clip *clip, const void *data, size_t bytes,
+                      const struct audio_format *format, int rate_hz, const struct audio_limits *limits,
+                      bool *needs_ffmpeg, struct status *st);
 
 /* The level rule for "no speech". The clip is cut into frames of 25 ms, 10 ms apart; a frame's level is the
  * RMS of its samples less the clip's mean (so that a constant offset is silence). A clip whose loudest frame

@@ -56,6 +56,11 @@ static const char *decode_name_container(const unsigned char *data, size_t bytes
     return NULL;
 }
 
+/* Whether ffmpeg did not run because it is not to be had, which says nothing about the file. */
+static bool decode_went_without(const struct status *why) {
+    return why->code == STATUS_FAILED_PRECONDITION || why->code == STATUS_UNAVAILABLE;
+}
+
 /* Why neither decoder gave a sample. When ffmpeg did not run, `why` comes in saying why not. Sets `why`;
  * returns -1. */
 static int decode_refuse(const struct audio_attempt *a, const struct audio_attempt *b, bool ran,
@@ -66,7 +71,7 @@ static int decode_refuse(const struct audio_attempt *a, const struct audio_attem
     if (ran)
         return status_set(why, STATUS_INVALID_ARGUMENT,
                           "the audio cannot be decoded: libsndfile: %s; ffmpeg: %s", a->why, b->why);
-    if (why->code != STATUS_UNAVAILABLE)
+    if (!decode_went_without(why))
         return -1;
     const char *name = decode_name_container(data, bytes);
     if (name != NULL)
@@ -84,23 +89,33 @@ static bool decode_prefers_ffmpeg(const struct audio_attempt *a, const struct au
     return b->sink.frames > 0 && audio_sink_duration_s(&b->sink) >= 0.9 * audio_sink_duration_s(&a->sink);
 }
 
+static bool decode_may_ask(const struct audio_limits *limits) {
+    return limits->ffmpeg == NULL || limits->ffmpeg[0] != '\0';
+}
+
 static int decode_ask_ffmpeg(struct audio_attempt *b, const void *data, size_t bytes, int rate_hz,
                              const struct audio_limits *limits, struct status *why) {
-    if (limits->ffmpeg != NULL && limits->ffmpeg[0] == '\0')
-        return status_set(why, STATUS_UNAVAILABLE, "it is switched off here");
+    if (!decode_may_ask(limits))
+        return status_set(why, STATUS_FAILED_PRECONDITION, "it is switched off here");
     return ffmpeg_decode(b, data, bytes, rate_hz, limits, why);
 }
 
+/* `needs_ffmpeg` NULL: it is asked here. */
 static int decode_file(struct audio_clip *clip, const void *data, size_t bytes, int rate_hz,
-                       const struct audio_limits *limits, struct status *st) {
+                       const struct audio_limits *limits, bool *needs_ffmpeg, struct status *st) {
     struct audio_attempt a = {0}, b = {0};
     struct status why = {0};
     bool ran = false;
     int result = sndfile_decode(&a, data, bytes, rate_hz, limits, &why);
+    if (result == 0 && !a.whole && needs_ffmpeg != NULL && decode_may_ask(limits)) {
+        *needs_ffmpeg = true;
+        audio_sink_free(&a.sink);
+        return 0;
+    }
     if (result == 0 && !a.whole) {
         ran = decode_ask_ffmpeg(&b, data, bytes, rate_hz, limits, &why) == 0;
         /* Without ffmpeg, what libsndfile read is better than nothing; other errors end it. */
-        if (!ran && why.code != STATUS_UNAVAILABLE && why.code != STATUS_DEADLINE_EXCEEDED)
+        if (!ran && !decode_went_without(&why) && why.code != STATUS_DEADLINE_EXCEEDED)
             result = -1;
     }
     if (result == 0) {
@@ -131,8 +146,8 @@ static int decode_raw(struct audio_clip *clip, const void *data, size_t bytes,
     return result;
 }
 
-int audio_decode(struct audio_clip *clip, const void *data, size_t bytes, const struct audio_format *format,
-                 int rate_hz, const struct audio_limits *limits, struct status *st) {
+static int decode(struct audio_clip *clip, const void *data, size_t bytes, const struct audio_format *format,
+                  int rate_hz, const struct audio_limits *limits, bool *needs_ffmpeg, struct status *st) {
     *clip = (struct audio_clip){0};
     if (bytes == 0 || data == NULL)
         return status_set(st, STATUS_INVALID_ARGUMENT, "there is no audio in it: it has 0 bytes");
@@ -140,6 +155,18 @@ int audio_decode(struct audio_clip *clip, const void *data, size_t bytes, const 
         return status_set(st, STATUS_RESOURCE_EXHAUSTED, "the audio has %zu bytes; max-file-bytes is %zu",
                           bytes, limits->bytes_max);
     if (format->encoding == AUDIO_FILE)
-        return decode_file(clip, data, bytes, rate_hz, limits, st);
+        return decode_file(clip, data, bytes, rate_hz, limits, needs_ffmpeg, st);
     return decode_raw(clip, data, bytes, format, rate_hz, limits, st);
+}
+
+int audio_decode(struct audio_clip *clip, const void *data, size_t bytes, const struct audio_format *format,
+                 int rate_hz, const struct audio_limits *limits, struct status *st) {
+    return decode(clip, data, bytes, format, rate_hz, limits, NULL, st);
+}
+
+int audio_decode_here(struct audio_clip *clip, const void *data, size_t bytes,
+                      const struct audio_format *format, int rate_hz, const struct audio_limits *limits,
+                      bool *needs_ffmpeg, struct status *st) {
+    *needs_ffmpeg = false;
+    return decode(clip, data, bytes, format, rate_hz, limits, needs_ffmpeg, st);
 }

@@ -58,7 +58,8 @@ struct audio_attempt {
 };
 
 /* Each returns 0 when it could make its attempt, however little came of it, and -1 for what ends the whole
- * decoding: a limit, memory, a value that is not finite; for ffmpeg also UNAVAILABLE and DEADLINE_EXCEEDED.
+ * decoding: a limit, memory, a value that is not finite; for ffmpeg also FAILED_PRECONDITION,
+ * UNAVAILABLE and DEADLINE_EXCEEDED.
  */
 int sndfile_decode(struct audio_attempt *a, const void *data, size_t bytes, int rate_hz,
                    const struct audio_limits *limits, struct status *st);

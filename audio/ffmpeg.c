@@ -67,7 +67,7 @@ static const char formats[] = "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,d
 
 static int ffmpeg_refuse_missing(const char *name, struct status *st) {
     return status_set(
-        st, STATUS_UNAVAILABLE,
+        st, STATUS_FAILED_PRECONDITION,
         "there is no program \"%.100s\": install ffmpeg (for example: apt install ffmpeg) or point "
         "FFMPEG_BIN to it",
         name);
@@ -501,8 +501,9 @@ static int child_check_exec(struct child *c, const char *program, struct status 
     while (n < 0 && errno == EINTR);
     if (n != (ssize_t)sizeof error)
         return 0;
-    return status_set(st, STATUS_UNAVAILABLE, "ffmpeg (%.200s) cannot be started: %s", program,
-                      strerror(error));
+    bool passes = error == ENOMEM || error == EAGAIN || error == ETXTBSY;
+    return status_set(st, passes ? STATUS_UNAVAILABLE : STATUS_FAILED_PRECONDITION,
+                      "ffmpeg (%.200s) cannot be started: %s", program, strerror(error));
 }
 
 /* ---- the whole ---- */

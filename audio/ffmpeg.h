@@ -14,9 +14,9 @@
 struct audio_attempt;
 
 /* One attempt at the file, into a->sink, which must be empty. 0: it ran, and `a` says what came of it.
- * Errors: those of audio_decode that end the decoding, UNAVAILABLE (no such program, or it cannot be
- * started), DEADLINE_EXCEEDED. Whatever happens, the child is gone and its descriptors are closed on return.
- * Thread-safe. */
+ * Errors: those of audio_decode that end the decoding, FAILED_PRECONDITION (no such program, or it is none),
+ * UNAVAILABLE (it cannot be started now), DEADLINE_EXCEEDED. Whatever happens, the child is gone and its
+ * descriptors are closed on return. Thread-safe. */
 int ffmpeg_decode(struct audio_attempt *a, const void *data, size_t bytes, int rate_hz,
                   const struct audio_limits *limits, struct status *st);
 

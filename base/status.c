@@ -59,6 +59,8 @@ const char *status_code_name(enum status_code code) {
         return "DEADLINE_EXCEEDED";
     case STATUS_NOT_FOUND:
         return "NOT_FOUND";
+    case STATUS_PERMISSION_DENIED:
+        return "PERMISSION_DENIED";
     case STATUS_RESOURCE_EXHAUSTED:
         return "RESOURCE_EXHAUSTED";
     case STATUS_FAILED_PRECONDITION:
@@ -69,6 +71,8 @@ const char *status_code_name(enum status_code code) {
         return "INTERNAL";
     case STATUS_UNAVAILABLE:
         return "UNAVAILABLE";
+    case STATUS_UNAUTHENTICATED:
+        return "UNAUTHENTICATED";
     }
     return "UNKNOWN";
 }

@@ -15,11 +15,13 @@ enum status_code {
     STATUS_INVALID_ARGUMENT = 3, /* what came in is wrong and will be wrong again */
     STATUS_DEADLINE_EXCEEDED = 4,
     STATUS_NOT_FOUND = 5,
+    STATUS_PERMISSION_DENIED = 7,
     STATUS_RESOURCE_EXHAUSTED = 8,  /* a limit; the message names it */
     STATUS_FAILED_PRECONDITION = 9, /* for example a model that this program cannot run exactly */
     STATUS_UNIMPLEMENTED = 12,
     STATUS_INTERNAL = 13,
     STATUS_UNAVAILABLE = 14, /* not now; try again, perhaps elsewhere */
+    STATUS_UNAUTHENTICATED = 16,
 };
 
 enum { STATUS_MESSAGE_BYTES_MAX = 512 };

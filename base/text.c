@@ -168,3 +168,13 @@ void text_put_json_floats(struct text *t, const float *values, size_t count) {
     }
     text_put(t, "]");
 }
+
+bool text_is_utf8(const char *s, size_t bytes) {
+    for (size_t i = 0; i < bytes;) {
+        size_t n = utf8_length((const unsigned char *)s + i);
+        if (n == 0 || n > bytes - i)
+            return false;
+        i += n;
+    }
+    return true;
+}

@@ -31,4 +31,7 @@ void text_put_json_double(struct text *t, double value);
 /* "[1,2.5]"; NULL or count 0 gives "[]". */
 void text_put_json_floats(struct text *t, const float *values, size_t count);
 
+/* Whether `s` [bytes], with a zero behind it, is valid UTF-8 (RFC 3629). */
+bool text_is_utf8(const char *s, size_t bytes);
+
 #endif

@@ -15,6 +15,7 @@ enum {
 };
 
 int cli_predict(int argc, char **argv);
+int cli_serve(int argc, char **argv);
 int cli_inspect(int argc, char **argv);
 int cli_version(int argc, char **argv);
 

@@ -10,6 +10,7 @@ static const struct {
     const char *summary;
 } commands[] = {
     {"predict", cli_predict, "the emotions in audio files"},
+    {"serve", cli_serve, "the gRPC server"},
     {"inspect", cli_inspect, "what a model folder holds, and whether it loads"},
     {"version", cli_version, "version, and what this machine offers"},
 };

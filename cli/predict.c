@@ -47,6 +47,8 @@ static const char HELP[] =
 
 struct arguments {
     struct engine_options engine;
+    struct model_options model;
+    const char *model_dir;
     struct engine_request_options request;
     bool json;
     char **files;
@@ -119,21 +121,21 @@ static bool take_option(struct arguments *a, int option, const char *value) {
     long n = 0;
     switch (option) {
     case O_MODEL:
-        a->engine.model_dir = value;
+        a->model_dir = value;
         return true;
     case O_DEVICE:
-        a->engine.model.device = value;
+        a->model.device = value;
         return cli_parse_choice("--device", value, "auto cpu cuda ref");
     case O_PRECISION:
-        a->engine.model.precision = value;
+        a->model.precision = value;
         return cli_parse_choice("--precision", value, "auto fp32 bf16 int8");
     case O_THREADS:
         if (!cli_parse_int("--threads", value, 0, 256, &n))
             return false;
-        a->engine.model.threads = (int)n;
+        a->model.threads = (int)n;
         return true;
     case O_NO_PIN:
-        a->engine.model.pin = false;
+        a->model.pin = false;
         return true;
     case O_BATCH_S:
         return cli_parse_double("--max-batch-seconds", value, ENGINE_WHOLE_S_MAX, 100000,
@@ -150,13 +152,13 @@ static bool take_option(struct arguments *a, int option, const char *value) {
         a->request.embedding = true;
         return true;
     case O_LABELS:
-        a->engine.model.labels_path = value;
+        a->model.labels_path = value;
         return true;
     case O_OUTPUT:
-        a->engine.model.output = value;
+        a->model.output = value;
         return cli_parse_choice("--output", value, "auto softmax sigmoid none");
     case O_HEAD_ACTIVATION:
-        a->engine.model.head_activation = value;
+        a->model.head_activation = value;
         return cli_parse_choice("--head-activation", value, "none tanh relu");
     case O_RAW:
         return parse_encoding(value, &a->request.format.encoding);
@@ -191,6 +193,7 @@ static bool take_option(struct arguments *a, int option, const char *value) {
 /* -1: go on; else the exit status. */
 static int parse(struct arguments *a, int argc, char **argv) {
     engine_options_init(&a->engine);
+    a->model.pin = true;
     a->engine.audio.ffmpeg = getenv("FFMPEG_BIN");
     a->engine.queue_depth = IN_FLIGHT_MAX;
     a->request =
@@ -213,8 +216,8 @@ static int parse(struct arguments *a, int argc, char **argv) {
         return cli_fail("predict", CLI_USAGE, "--hop needs --window");
     if (a->request.hop_s > a->request.window_s)
         return cli_fail("predict", CLI_USAGE, "--hop is longer than --window");
-    if (!a->engine.model_dir)
-        a->engine.model_dir = cli_default_model();
+    if (!a->model_dir)
+        a->model_dir = cli_default_model();
     return -1;
 }
 
@@ -228,6 +231,7 @@ struct entry {
 struct run {
     const struct arguments *arguments;
     struct engine *engine;
+    struct engine_model *model;
     struct queue *replies;
     struct entry entries[IN_FLIGHT_MAX]; /* ring: file i is at i % IN_FLIGHT_MAX */
     int printed, submitted, in_engine;
@@ -258,10 +262,11 @@ static void submit(struct run *run) {
     struct entry *entry = &run->entries[run->submitted % IN_FLIGHT_MAX];
     struct engine_request_options o = run->arguments->request;
     const char *path = run->arguments->files[run->submitted++];
+    o.model = run->model;
     o.replies = run->replies;
     o.user = entry;
     *entry = (struct entry){0};
-    if (engine_open(&entry->request, run->engine, &o, &entry->status) ||
+    if (engine_open(&entry->request, &o, &entry->status) ||
         feed_file(entry->request, path, &entry->status) ||
         engine_finish(entry->request, true, &entry->status)) {
         engine_close(entry->request);
@@ -292,9 +297,9 @@ static void print_ready(struct run *run) {
                                .status = &entry->status};
         cli_progress_clear();
         if (a->json)
-            cli_print_json(&r, engine_model(run->engine));
+            cli_print_json(&r, engine_model_get(run->model));
         else
-            cli_print_table(&r, engine_model(run->engine));
+            cli_print_table(&r, engine_model_get(run->model));
         run->failed += !r.result || r.result->outcome == ENGINE_ERROR;
         engine_close(entry->request);
         entry->request = NULL;
@@ -328,10 +333,11 @@ int cli_predict(int argc, char **argv) {
     if (!run)
         return cli_fail("predict", CLI_NOT_STARTED, "out of memory");
     run->arguments = &arguments;
-    if (queue_new(&run->replies, IN_FLIGHT_MAX, &st) || engine_new(&run->engine, &arguments.engine, &st)) {
+    if (queue_new(&run->replies, IN_FLIGHT_MAX, &st) || engine_new(&run->engine, &arguments.engine, &st) ||
+        engine_model_load(&run->model, run->engine, "default", arguments.model_dir, &arguments.model, &st)) {
         result = cli_fail("predict", CLI_NOT_STARTED, "%s", st.message);
     } else {
-        cli_print_warnings("predict", engine_model(run->engine));
+        cli_print_warnings("predict", engine_model_get(run->model));
         run_files(run);
         result = run->failed ? CLI_SOME_FAILED : CLI_OK;
     }

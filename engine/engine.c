@@ -1,21 +1,24 @@
 /* The engine's threads: made in engine_new, ended in engine_del. */
 #include "engine/engine.h"
 
+#include <limits.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "audio/ffmpeg.h"
 #include "base/team.h"
 #include "engine/internal.h"
 
+enum { RETRY_MS_MIN = 10, RETRY_MS_MAX = 30000, RETRY_MS_UNKNOWN = 1000 };
+
 void engine_options_init(struct engine_options *o) {
     *o = (struct engine_options){
-        .model = {.pin = true},
         .silence_dbfs = AUDIO_SILENCE_DBFS_MAX,
         .batch_s_max = ENGINE_BATCH_S_MAX_DEFAULT,
         .delay_us = ENGINE_DELAY_US_DEFAULT,
         .queue_depth = ENGINE_QUEUE_DEPTH_DEFAULT,
+        .queued_s_max = ENGINE_QUEUED_S_MAX_DEFAULT,
         .prepare_threads = ENGINE_PREPARE_THREADS_DEFAULT,
+        .transcode_threads = ENGINE_TRANSCODE_THREADS_DEFAULT,
     };
     audio_limits_init(&o->audio);
 }
@@ -30,6 +33,12 @@ static int check_options(const struct engine_options *o, struct status *st) {
     if (o->queue_depth < 1 || o->queue_depth > 1000000)
         return status_set(st, STATUS_INVALID_ARGUMENT, "queue-depth: %d is not in 1..1000000",
                           o->queue_depth);
+    if (!(o->queued_s_max > 0 && o->queued_s_max <= 1e9))
+        return status_set(st, STATUS_INVALID_ARGUMENT, "max-queued-seconds: %g is not over 0 and up to 1e9",
+                          o->queued_s_max);
+    if (o->transcode_threads < 1 || o->transcode_threads > ENGINE_TRANSCODE_THREADS_MAX)
+        return status_set(st, STATUS_INVALID_ARGUMENT, "transcode-threads: %d is not in 1..%d",
+                          o->transcode_threads, ENGINE_TRANSCODE_THREADS_MAX);
     if (o->prepare_threads < 1 || o->prepare_threads > ENGINE_PREPARE_THREADS_MAX)
         return status_set(st, STATUS_INVALID_ARGUMENT, "prepare-threads: %d is not in 1..%d",
                           o->prepare_threads, ENGINE_PREPARE_THREADS_MAX);
@@ -39,41 +48,44 @@ static int check_options(const struct engine_options *o, struct status *st) {
     return 0;
 }
 
-static void *prepare_main(void *arg) {
-    struct engine *e = arg;
-    struct engine_request *r;
-    while ((r = queue_take(e->prepare))) {
-        request_prepare(r);
-        if (r->items_count == 0 || !batcher_put(e->batcher, r))
-            request_reply(r);
-    }
-    return NULL;
-}
-
-static int start_threads(struct engine *e, struct status *st) {
-    if (pthread_create(&e->worker_thread, NULL, engine_worker_main, e) != 0)
-        return status_set(st, STATUS_RESOURCE_EXHAUSTED, "cannot start the worker's thread");
-    e->worker_started = true;
-    for (int i = 0; i < e->options.prepare_threads; i++) {
-        if (pthread_create(&e->prepare_threads[i], NULL, prepare_main, e) != 0)
-            return status_set(st, STATUS_RESOURCE_EXHAUSTED, "cannot start prepare thread %d", i + 1);
-        e->prepare_threads_count = i + 1;
+static int start(struct engine_pool *pool, int count, void *(*run)(void *arg), struct engine *e,
+                 const char *what, struct status *st) {
+    for (int i = 0; i < count; i++) {
+        if (pthread_create(&pool->threads[i], NULL, run, e) != 0)
+            return status_set(st, STATUS_RESOURCE_EXHAUSTED, "cannot start thread %d of %d that %s", i + 1,
+                              count, what);
+        pool->count = i + 1;
     }
     return 0;
 }
 
-static int make_worker(struct engine *e, struct status *st) {
-    const struct model_info *info = model_get_info(e->model);
-    /* A clip is rounded up to whole frames on the tape, so the budget gets room for one more. */
-    int64_t samples = (int64_t)(e->options.batch_s_max * info->sampling_rate_hz);
-    samples += model_count_slot(e->model, info->min_samples);
-    if (model_worker_new(&e->worker, e->model, samples, ENGINE_BATCH_CLIPS_MAX, st)) {
-        status_prefix(st, "max-batch-seconds %g", e->options.batch_s_max);
+static void join(struct engine_pool *pool) {
+    for (int i = 0; i < pool->count; i++)
+        pthread_join(pool->threads[i], NULL);
+    pool->count = 0;
+}
+
+static int start_threads(struct engine *e, struct status *st) {
+    const struct engine_options *o = &e->options;
+    if (start(&e->sweeper_pool, 1, engine_sweeper_main, e, "sweeps", st) ||
+        start(&e->worker_pool, 1, engine_worker_main, e, "runs the device", st) ||
+        start(&e->prepare_pool, o->prepare_threads, engine_prepare_main, e, "prepare", st) ||
+        start(&e->transcode_pool, o->transcode_threads, engine_transcode_main, e, "ask ffmpeg", st))
         return -1;
-    }
-    e->clips = calloc(ENGINE_BATCH_CLIPS_MAX, sizeof *e->clips);
-    e->batch = calloc(ENGINE_BATCH_CLIPS_MAX, sizeof *e->batch);
-    return e->clips && e->batch ? 0 : status_set_no_memory(st, ENGINE_BATCH_CLIPS_MAX, "a batch");
+    return 0;
+}
+
+static int make_parts(struct engine *e, struct status *st) {
+    const struct engine_options *o = &e->options;
+    /* What needs ffmpeg gets half of the room. The batcher has a place more, for the known answer. */
+    const int half = o->queue_depth > 1 ? o->queue_depth / 2 : 1;
+    if (door_new(&e->door, o->queue_depth, o->queued_s_max, st) ||
+        waiting_new(&e->prepare, INT_MAX, INT64_MAX, st) ||
+        waiting_new(&e->transcode, half, (int64_t)(o->queued_s_max * 0.5e6), st) ||
+        batcher_new(&e->batcher, o->queue_depth + 1, o->delay_us, st) || sweeper_new(&e->sweeper, st))
+        return -1;
+    counts_init(e);
+    return 0;
 }
 
 int engine_new(struct engine **out, const struct engine_options *o, struct status *st) {
@@ -84,9 +96,10 @@ int engine_new(struct engine **out, const struct engine_options *o, struct statu
     if (!e)
         return status_set_no_memory(st, sizeof *e, "the engine");
     e->options = *o;
-    if (model_new(&e->model, o->model_dir, &o->model, st) || make_worker(e, st) ||
-        queue_new(&e->prepare, (size_t)o->queue_depth, st) ||
-        batcher_new(&e->batcher, o->queue_depth, o->delay_us, st) || start_threads(e, st)) {
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_mutex_init(&e->check, NULL);
+    pthread_cond_init(&e->closed_last, NULL);
+    if (make_parts(e, st) || start_threads(e, st)) {
         engine_del(e);
         return -1;
     }
@@ -97,21 +110,48 @@ int engine_new(struct engine **out, const struct engine_options *o, struct statu
 void engine_del(struct engine *e) {
     if (!e)
         return;
+    if (e->door)
+        door_close(e->door);
+    /* Each list is closed when nobody puts into it any more, and its threads end when it is empty. */
     if (e->prepare)
-        queue_close(e->prepare);
-    for (int i = 0; i < e->prepare_threads_count; i++)
-        pthread_join(e->prepare_threads[i], NULL);
+        waiting_close(e->prepare);
+    join(&e->prepare_pool);
+    if (e->transcode)
+        waiting_close(e->transcode);
+    join(&e->transcode_pool);
     if (e->batcher)
         batcher_close(e->batcher);
-    if (e->worker_started)
-        pthread_join(e->worker_thread, NULL);
+    join(&e->worker_pool);
+    if (e->sweeper)
+        sweeper_stop(e->sweeper);
+    join(&e->sweeper_pool);
+    engine_free_models(e);
+    sweeper_del(e->sweeper);
     batcher_del(e->batcher);
-    queue_del(e->prepare);
-    model_worker_del(e->worker);
-    model_del(e->model);
-    free(e->clips);
-    free(e->batch);
+    waiting_del(e->transcode);
+    waiting_del(e->prepare);
+    door_del(e->door);
+    pthread_cond_destroy(&e->closed_last);
+    pthread_mutex_destroy(&e->check);
+    pthread_mutex_destroy(&e->lock);
     free(e);
+}
+
+void engine_measure(const struct engine *e, struct engine_load *load) {
+    door_measure(e->door, load);
+}
+
+int engine_check_room(const struct engine *e, struct status *st) {
+    return door_check(e->door, st);
+}
+
+int engine_retry_after_ms(const struct engine *e) {
+    struct engine_load load;
+    door_measure(e->door, &load);
+    double ms = RETRY_MS_UNKNOWN;
+    if (load.rate > 0)
+        ms = (load.queued_s / 2 + load.running_s) / load.rate * 1e3;
+    return ms < RETRY_MS_MIN ? RETRY_MS_MIN : ms > RETRY_MS_MAX ? RETRY_MS_MAX : (int)ms;
 }
 
 void engine_describe_machine(struct text *out) {
@@ -124,8 +164,4 @@ void engine_describe_machine(struct text *out) {
     else
         text_printf(out, "device %s, fp32\n", device);
     text_printf(out, "ffmpeg shut in by %s\n", ffmpeg_describe_confinement(confinement, sizeof confinement));
-}
-
-const struct model *engine_model(const struct engine *e) {
-    return e->model;
 }

@@ -17,42 +17,80 @@
 #include "base/status.h"
 #include "models/model.h"
 
-struct engine;
+struct engine;       /* the device with its worker, the threads that prepare, the queues */
+struct engine_model; /* a model loaded into an engine */
 struct engine_request;
+struct metrics;
 
 /* Defaults and limits; each is named in the message that refuses something over it. */
-#define ENGINE_BATCH_S_MAX_DEFAULT 60.0 /* max-batch-seconds: audio in one batch */
-#define ENGINE_WHOLE_S_MAX         30.0 /* a longer clip goes by windows */
-#define ENGINE_WINDOW_S_DEFAULT    10.0
-#define ENGINE_HOP_S_DEFAULT       5.0
+#define ENGINE_BATCH_S_MAX_DEFAULT  60.0  /* max-batch-seconds: audio in one batch */
+#define ENGINE_QUEUED_S_MAX_DEFAULT 600.0 /* max-queued-seconds */
+#define ENGINE_WHOLE_S_MAX          30.0  /* a longer clip goes by windows */
+#define ENGINE_WINDOW_S_DEFAULT     10.0
+#define ENGINE_HOP_S_DEFAULT        5.0
 enum {
+    ENGINE_MODELS_MAX = 64,
     ENGINE_BATCH_CLIPS_MAX = 256,
     ENGINE_WINDOWS_MAX = 8192, /* of one request */
-    ENGINE_QUEUE_DEPTH_DEFAULT = 256,
+    ENGINE_QUEUE_DEPTH_DEFAULT = 1024,
     ENGINE_PREPARE_THREADS_DEFAULT = 2,
+    ENGINE_TRANSCODE_THREADS_DEFAULT = 2,
     ENGINE_DELAY_US_DEFAULT = 2000,
 };
 
 struct engine_options {
-    const char *model_dir;
-    struct model_options model;
     struct audio_limits audio;
     double silence_dbfs; /* a clip or window below this level is no_speech; -INFINITY: none is. audio.h has
                             the rule */
-    double batch_s_max;  /* audio in one batch, and the size of the workspace; at least ENGINE_WHOLE_S_MAX */
-    int delay_us;        /* how long a free worker waits for company before it runs a batch that has room */
-    int queue_depth;     /* requests between finish and forward */
-    int prepare_threads; /* decode and resample */
+    double batch_s_max;  /* audio in one batch, and the size of a workspace; at least ENGINE_WHOLE_S_MAX */
+    int delay_us;    /* how long a free worker waits for requests that are being prepared, before it runs a
+                        batch that has room. With none on its way it does not wait */
+    int queue_depth; /* requests between finish and forward */
+    double queued_s_max; /* audio between finish and forward. A file counts as PCM16 at the model's rate would
+                            until it is decoded, then as what it is */
+    int prepare_threads; /* decode and resample what needs no other program */
+    int transcode_threads;   /* run ffmpeg for the rest, so that slow uploads wait for each other alone */
+    struct metrics *metrics; /* where the engine counts (docs/operations.md); NULL: nowhere */
 };
 
-void engine_options_init(struct engine_options *o); /* the defaults; model_dir is left NULL */
+void engine_options_init(struct engine_options *o); /* the defaults */
 
-/* Loads the model and starts the threads. Errors: those of model_new, INVALID_ARGUMENT (an option out of
- * range: named), RESOURCE_EXHAUSTED (says what the batch budget needs). */
+/* Starts the threads. Errors: INVALID_ARGUMENT (an option out of range: named), RESOURCE_EXHAUSTED. */
 int engine_new(struct engine **e, const struct engine_options *o, struct status *st);
-/* Finishes what was finished by callers (their replies are posted), then stops. NULL is fine. */
+/* Finishes what was finished by callers (their replies are posted), unloads the models, then stops. All
+ * requests must be closed or finished. NULL is fine. */
 void engine_del(struct engine *e);
-const struct model *engine_model(const struct engine *e);
+
+/* Loads a folder and makes its workspace; takes seconds, disturbs nobody. Any thread. `name` is what metrics
+ * call it. Errors: those of model_new, RESOURCE_EXHAUSTED (ENGINE_MODELS_MAX; says what the batch budget
+ * needs). */
+int engine_model_load(struct engine_model **m, struct engine *e, const char *name, const char *dir,
+                      const struct model_options *o, struct status *st);
+/* Waits until every request opened on it is closed, then frees it. Not on a thread that closes requests. The
+ * caller sees to it that none is opened meanwhile. NULL is fine. */
+void engine_model_unload(struct engine_model *m);
+const struct model *engine_model_get(const struct engine_model *m);
+/* The known answer: runs a made-up voice through the worker, alone and between others, and compares bits;
+ * models of up to ENGINE_CHECK_BYTES_MAX of weights are also compared with the naive kernels ("ref"). Says in
+ * `report` what was compared. Error: INTERNAL (this machine computes wrongly: what and by how much). */
+#define ENGINE_CHECK_BYTES_MAX ((int64_t)512 << 20)
+int engine_model_check(struct engine_model *m, char *report, size_t report_bytes, struct status *st);
+
+/* How much waits, and how fast it goes. Any thread. */
+struct engine_load {
+    int requests;    /* between finish and forward */
+    double queued_s; /* audio of those */
+    double rate; /* audio seconds a second of the device's busy time, smoothed; 0 before the first batch */
+    double running_s; /* audio in the batch that runs now */
+    int requests_max; /* queue_depth */
+    double queued_s_max;
+};
+void engine_measure(const struct engine *e, struct engine_load *load);
+/* Whether one more request would be let in; the errors of engine_finish. Before an upload is read. */
+int engine_check_room(const struct engine *e, struct status *st);
+/* When a caller who was refused should come again: the time the queue needs at the measured rate to halve,
+ * in 10..30000 ms. */
+int engine_retry_after_ms(const struct engine *e);
 
 /* What this machine offers, a line each: processors, the device that would be chosen, how ffmpeg is shut in.
  */
@@ -65,13 +103,15 @@ enum engine_class { ENGINE_LIVE, ENGINE_UNARY, ENGINE_BULK };
 enum { ENGINE_AGING_MS = 2000 };
 
 struct engine_request_options {
+    struct engine_model *model;
     struct audio_format format;
     double window_s,
         hop_s;      /* 0: whole up to ENGINE_WHOLE_S_MAX, longer by the default windows. hop_s 0: window_s */
     bool embedding; /* wanted in the result */
     enum engine_class order;
     int64_t deadline_ns;     /* on clock_now_ns; 0: none. Work that is late is dropped unrun */
-    struct queue *replies;   /* where the request is put when it is done. A full one makes the engine wait */
+    struct queue *replies;   /* where the request is put when it is done; a full one makes the engine wait.
+                                NULL:   only wake tells, and from its call on the request is the caller's */
     void (*wake)(void *arg); /* called after that, on a thread of the engine; must not block. NULL: none */
     void *wake_arg;
     void *user; /* for the caller */
@@ -111,18 +151,26 @@ struct engine_result {
 };
 
 /* Errors: INVALID_ARGUMENT (window, hop, format out of range), RESOURCE_EXHAUSTED. */
-int engine_open(struct engine_request **r, struct engine *e, const struct engine_request_options *o,
-                struct status *st);
+int engine_open(struct engine_request **r, const struct engine_request_options *o, struct status *st);
 /* Adds bytes: of the file, or raw samples. How they are cut does not matter. Copies them. Errors:
  * RESOURCE_EXHAUSTED (max-file-bytes, or memory). */
 int engine_feed(struct engine_request *r, const void *data, size_t bytes, struct status *st);
-/* Hands the request to the engine: exactly one reply follows. Error: RESOURCE_EXHAUSTED (queue depth),
- * UNAVAILABLE (stopping); then the caller still owns it. With `wait` it waits for room in the queue instead.
- */
+/* Instead of engine_feed, once: all bytes at once and without a copy. `pieces` [count] is copied, what they
+ * point to must stay until the engine calls release(arg): once, on any thread, at the latest in engine_close.
+ * On an error it is not called. Errors: as engine_feed. */
+struct engine_piece {
+    const void *data;
+    size_t bytes;
+};
+int engine_give(struct engine_request *r, const struct engine_piece *pieces, size_t count,
+                void (*release)(void *arg), void *arg, struct status *st);
+/* Hands the request to the engine: exactly one reply follows. Errors: RESOURCE_EXHAUSTED (queue-depth or
+ * max-queued-seconds, with what waits and the limit), UNAVAILABLE (stopping); then the caller still owns it.
+ * With `wait` it waits for room in the queue instead. */
 int engine_finish(struct engine_request *r, bool wait, struct status *st);
 void engine_cancel(struct engine_request *r); /* whoever holds it drops it; the reply says CANCELLED */
 
-/* Of a request that came back. */
+/* Of a request that came back; engine_get_user of any. */
 const struct engine_result *engine_get_result(const struct engine_request *r);
 void *engine_get_user(const struct engine_request *r);
 void engine_close(struct engine_request *r); /* of one the caller owns; NULL is fine */

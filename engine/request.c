@@ -1,15 +1,11 @@
-/* A request's life on the caller's side, and its end. */
+/* A request's life on the caller's side. */
 #include "engine/request.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/check.h"
 #include "engine/internal.h"
-
-const char *engine_outcome_name(enum engine_outcome o) {
-    static const char *const names[] = {"ok", "no_speech", "too_short", "error"};
-    return names[o];
-}
 
 static int check_options(const struct engine_request_options *o, struct status *st) {
     if (o->window_s != 0 && !(o->window_s >= 0.05 && o->window_s <= ENGINE_WHOLE_S_MAX))
@@ -18,28 +14,36 @@ static int check_options(const struct engine_request_options *o, struct status *
     if (o->hop_s != 0 && !(o->window_s != 0 && o->hop_s >= 0.01 && o->hop_s <= o->window_s))
         return status_set(st, STATUS_INVALID_ARGUMENT, "hop: %g s is not in 0.01..window (%g s)", o->hop_s,
                           o->window_s);
-    if (!o->replies)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "a request needs a queue for its reply");
+    if ((int)o->order < 0 || (int)o->order >= ENGINE_CLASSES)
+        return status_set(st, STATUS_INVALID_ARGUMENT, "there is no class %d of requests", (int)o->order);
+    if (!o->model)
+        return status_set(st, STATUS_INVALID_ARGUMENT, "a request needs a model");
+    if (!o->replies && !o->wake)
+        return status_set(st, STATUS_INVALID_ARGUMENT, "a request needs a queue for its reply, or a wake");
     return 0;
 }
 
-int engine_open(struct engine_request **out, struct engine *e, const struct engine_request_options *o,
-                struct status *st) {
+int engine_open(struct engine_request **out, const struct engine_request_options *o, struct status *st) {
     *out = NULL;
     if (check_options(o, st))
         return -1;
     struct engine_request *r = calloc(1, sizeof *r);
     if (!r)
         return status_set_no_memory(st, sizeof *r, "a request");
-    r->engine = e;
+    r->model = o->model;
+    r->lane = &o->model->lane;
+    r->engine = o->model->engine;
     r->options = *o;
     r->result.dominant = -1;
+    atomic_fetch_add(&r->model->open, 1);
     *out = r;
     return 0;
 }
 
 int engine_feed(struct engine_request *r, const void *data, size_t bytes, struct status *st) {
     const size_t most = r->engine->options.audio.bytes_max;
+    if (r->pieces)
+        return status_set(st, STATUS_INTERNAL, "audio was fed after it was given");
     if (bytes > most - r->bytes_count)
         return status_set(st, STATUS_RESOURCE_EXHAUSTED, "more than max-file-bytes (%zu bytes)", most);
     if (bytes > r->bytes_capacity - r->bytes_count) {
@@ -56,18 +60,66 @@ int engine_feed(struct engine_request *r, const void *data, size_t bytes, struct
     return 0;
 }
 
+int engine_give(struct engine_request *r, const struct engine_piece *pieces, size_t count,
+                void (*release)(void *arg), void *arg, struct status *st) {
+    const size_t most = r->engine->options.audio.bytes_max;
+    size_t total = 0, table;
+    if (r->pieces || r->bytes)
+        return status_set(st, STATUS_INTERNAL, "audio was given twice");
+    for (size_t i = 0; i < count; i++)
+        if (!check_add_size(total, pieces[i].bytes, &total) || total > most)
+            return status_set(st, STATUS_RESOURCE_EXHAUSTED, "more than max-file-bytes (%zu bytes)", most);
+    if (!check_mul_size(count, sizeof *pieces, &table) ||
+        !(r->pieces = malloc(table ? table : sizeof *pieces)))
+        return status_set_no_memory(st, count * sizeof *pieces, "audio");
+    if (count)
+        memcpy(r->pieces, pieces, table);
+    r->pieces_count = count;
+    r->bytes_count = total;
+    r->release = release;
+    r->release_arg = arg;
+    return 0;
+}
+
+void request_free_bytes(struct engine_request *r) {
+    void (*release)(void *) = r->release;
+    r->release = NULL;
+    if (release)
+        release(r->release_arg);
+    free(r->pieces);
+    free(r->bytes);
+    r->pieces = NULL;
+    r->bytes = NULL;
+    r->pieces_count = r->bytes_count = r->bytes_capacity = 0;
+}
+
 int engine_finish(struct engine_request *r, bool wait, struct status *st) {
     struct engine *e = r->engine;
-    if (wait ? queue_put(e->prepare, r) : queue_try_put(e->prepare, r))
-        return 0;
-    if (wait)
+    const int64_t deadline_ns = r->options.deadline_ns, estimate_us = request_estimate_us(r);
+    bool gone = false;
+    if (door_enter(e->door, estimate_us, wait, st))
+        return -1;
+    r->patient = wait;
+    r->inside = r->arriving = true;
+    r->door_us = estimate_us;
+    atomic_fetch_add(&r->lane->arriving, 1);
+    if (waiting_put(e->prepare, r, &gone) != WAITING_OK) {
+        batcher_expect_less(e->batcher, r->lane);
+        r->arriving = false;
+        request_leave(r);
         return status_set(st, STATUS_UNAVAILABLE, "the engine is stopping");
-    return status_set(st, STATUS_RESOURCE_EXHAUSTED, "queue-depth: %d requests are waiting",
-                      e->options.queue_depth);
+    }
+    if (gone)
+        sweeper_ask(e->sweeper);
+    sweeper_note(e->sweeper, deadline_ns);
+    return 0;
 }
 
 void engine_cancel(struct engine_request *r) {
+    struct engine *e = r->engine;
     atomic_store(&r->cancelled, true);
+    batcher_suspect(e->batcher);
+    sweeper_ask(e->sweeper);
 }
 
 const struct engine_result *engine_get_result(const struct engine_request *r) {
@@ -81,103 +133,15 @@ void *engine_get_user(const struct engine_request *r) {
 void engine_close(struct engine_request *r) {
     if (!r)
         return;
-    free(r->bytes);
+    struct engine *e = r->engine;
+    request_free_bytes(r);
     audio_clip_free(&r->clip);
     arena_free(&r->block);
+    /* From the moment the last one is counted off, the model may be gone; the engine is not. */
+    if (atomic_fetch_sub(&r->model->open, 1) == 1 && atomic_load(&e->unloading) > 0) {
+        pthread_mutex_lock(&e->lock);
+        pthread_cond_broadcast(&e->closed_last);
+        pthread_mutex_unlock(&e->lock);
+    }
     free(r);
-}
-
-/* ---- the end of a request
- * ---------------------------------------------------------------------------------- */
-
-bool request_items_done(struct engine_request *r, int count) {
-    return atomic_fetch_sub(&r->items_left, count) == count;
-}
-
-void request_fail(struct engine_request *r, const struct status *st) {
-    if (!atomic_exchange(&r->failed, true))
-        r->failure = *st;
-}
-
-/* y [n] = the items' vectors, weighted by their samples, in the order of the windows. `offset` finds the
- * vector. */
-static void mean_over_items(const struct engine_request *r, float *y, size_t n, size_t offset) {
-    double total = 0;
-    for (int i = 0; i < r->items_count; i++)
-        total += (double)r->items[i].count;
-    for (size_t j = 0; j < n; j++) {
-        double sum = 0;
-        for (int i = 0; i < r->items_count; i++) {
-            const float *x = *(float *const *)((const char *)&r->items[i] + offset);
-            sum += (double)r->items[i].count * x[j];
-        }
-        y[j] = (float)(sum / total);
-    }
-}
-
-/* The state of a clip none of whose windows could be run. */
-static enum engine_outcome sum_up_empty(const struct engine_request *r) {
-    for (int i = 0; i < r->windows_count; i++)
-        if (r->windows[i].outcome == ENGINE_NO_SPEECH)
-            return ENGINE_NO_SPEECH;
-    return ENGINE_TOO_SHORT;
-}
-
-static void explain_empty(struct engine_request *r) {
-    const struct model_info *info = model_get_info(r->engine->model);
-    if (r->result.outcome == ENGINE_NO_SPEECH)
-        status_set(&r->result.status, STATUS_OK, "silence: the loudest 25 ms lie below %g dB of full scale",
-                   r->engine->options.silence_dbfs);
-    else
-        status_set(&r->result.status, STATUS_OK,
-                   "%lld samples at %d Hz; the model needs at least %lld for one frame",
-                   (long long)r->clip.count, info->sampling_rate_hz, (long long)info->min_samples);
-}
-
-static void sum_up(struct engine_request *r) {
-    struct engine_result *result = &r->result;
-    const struct model_info *info = model_get_info(r->engine->model);
-    for (int i = 0; i < r->items_count; i++) {
-        const struct engine_item *item = &r->items[i];
-        if (item->batch_size > result->batch_size)
-            result->batch_size = item->batch_size;
-        if (i == 0)
-            result->queue_ms = (double)(item->start_ns - r->ready_ns) * 1e-6;
-        if (i == 0 || item->start_ns != item[-1].start_ns) /* each batch once */
-            result->compute_ms += item->compute_ms;
-        result->audio_s += (double)item->count / info->sampling_rate_hz;
-    }
-    const size_t labels = (size_t)info->labels_count;
-    mean_over_items(r, r->logits, labels, offsetof(struct engine_item, logits));
-    mean_over_items(r, r->scores, labels, offsetof(struct engine_item, scores));
-    if (r->embedding)
-        mean_over_items(r, r->embedding, (size_t)info->hidden, offsetof(struct engine_item, embedding));
-    result->outcome = ENGINE_OK;
-    result->logits = r->logits;
-    result->scores = r->scores;
-    result->embedding = r->embedding;
-    result->dominant = model_dominant(r->engine->model, result->scores);
-}
-
-void request_reply(struct engine_request *r) {
-    struct engine_result *result = &r->result;
-    void (*wake)(void *) = r->options.wake;
-    void *wake_arg = r->options.wake_arg;
-    if (result->outcome != ENGINE_ERROR && atomic_load(&r->failed)) {
-        result->outcome = ENGINE_ERROR;
-        result->status = r->failure;
-    } else if (result->outcome != ENGINE_ERROR && r->items_count) {
-        sum_up(r);
-    } else if (result->outcome != ENGINE_ERROR) {
-        result->outcome = sum_up_empty(r);
-        explain_empty(r);
-    }
-    if (result->outcome != ENGINE_ERROR && r->windowed) {
-        result->windows = r->windows;
-        result->windows_count = r->windows_count;
-    }
-    audio_clip_free(&r->clip);
-    queue_put(r->options.replies, r); /* from here on the request is the caller's */
-    if (wake)
-        wake(wake_arg);
 }

@@ -8,6 +8,10 @@
 #include "base/arena.h"
 #include "engine/engine.h"
 
+enum { ENGINE_CLASSES = ENGINE_BULK + 1 };
+
+struct batcher_lane;
+
 /* One forward's worth of a request: a whole clip or one window. The baton of the batcher and the worker. */
 struct engine_item {
     struct engine_request *request;
@@ -22,9 +26,25 @@ struct engine_item {
 
 struct engine_request {
     struct engine *engine;
+    struct engine_model *model;
+    struct batcher_lane *lane; /* the model's */
     struct engine_request_options options;
+    bool patient;   /* finished with `wait` */
+    bool any_level; /* the level rule is not applied */
+    bool flat;      /* given in pieces, and now one block in `bytes` */
     atomic_bool cancelled;
 
+    struct engine_request *next; /* in the list that holds it */
+    int64_t waits_since_ns;      /* in that list */
+    bool arriving;               /* counted in the lane as on its way to the batcher */
+    bool inside, ready;          /* counted at the door, and that as decoded */
+    int64_t door_us;             /* what it counts for there */
+    int64_t needs_ns; /* of the device, more than its deadline leaves; 0: not known to be hopeless */
+
+    void (*release)(void *arg); /* of engine_give; NULL when there is nothing to release */
+    void *release_arg;
+    struct engine_piece *pieces; /* as given */
+    size_t pieces_count;
     unsigned char *bytes; /* as fed; freed once decoded */
     size_t bytes_count, bytes_capacity;
 
@@ -46,16 +66,54 @@ struct engine_request {
     struct engine_result result;
 };
 
-/* Decodes what was fed, cuts it into windows, applies the level rule. Sets result and items_count; the baton
- * then goes to the batcher when items_count > 0, else to request_reply. */
-void request_prepare(struct engine_request *r);
+/* The class after aging: one better for every ENGINE_AGING_MS waited, without a floor, so that old bulk work
+ * overtakes even a steady stream of live work with deadlines. */
+static inline int64_t request_rank(int order, int64_t since_ns, int64_t now_ns) {
+    return order - (now_ns - since_ns) / ((int64_t)ENGINE_AGING_MS * 1000000);
+}
+
+/* Nobody waits for it any more. */
+static inline bool request_is_dead(const struct engine_request *r, int64_t now_ns) {
+    return atomic_load(&r->cancelled) || atomic_load(&r->failed) ||
+           (r->options.deadline_ns && now_ns > r->options.deadline_ns);
+}
+
+/* What is to become of a request that was prepared. */
+enum request_next {
+    REQUEST_RUN,       /* to the batcher: it has items */
+    REQUEST_REPLY,     /* its result is there */
+    REQUEST_TRANSCODE, /* ffmpeg is needed, and was not to be asked here */
+};
+/* Decodes what was fed, cuts it into windows, applies the level rule. */
+enum request_next request_prepare(struct engine_request *r, bool may_ask_ffmpeg);
+
+/* Audio that a request counts for before it is decoded (engine.h: queued_s_max), in microseconds. */
+int64_t request_estimate_us(const struct engine_request *r);
+
+/* Frees the bytes that came in, or gives them back to who gave them. */
+void request_free_bytes(struct engine_request *r);
+
+/* It is not among those inside any more, and not on its way to the batcher. */
+void request_leave(struct engine_request *r);
+void request_expect_less(struct engine_request *r);
 
 /* Counts `count` items as done; true for the caller that finished the last one and now owns the request. */
 bool request_items_done(struct engine_request *r, int count);
-/* Keeps the first failure. Thread-safe. */
-void request_fail(struct engine_request *r, const struct status *st);
+/* Keeps the first failure; true when this is it. Thread-safe. */
+bool request_fail(struct engine_request *r, const struct status *st);
+/* Why it is dropped. */
+void request_explain_drop(const struct engine_request *r, struct status *st);
 
-/* Sums up the windows into the result and hands the request back to its caller. */
-void request_reply(struct engine_request *r);
+/* A wake that is still to be called: requests that are done together wake their caller once. All zero: none.
+ */
+struct request_wake {
+    void (*wake)(void *arg);
+    void *arg;
+};
+void request_wake_flush(struct request_wake *w);
+
+/* Sums up the windows into the result and hands the request back to its caller. Leaves the wake in `w`;
+ * before it must wait for room in the reply queue it calls what is there. NULL: calls it at once. */
+void request_reply(struct engine_request *r, struct request_wake *w);
 
 #endif

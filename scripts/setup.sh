@@ -7,10 +7,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(build-essential cmake ninja-build pkg-config libsndfile1-dev libsoxr-dev libcjson-dev libssl-dev
-          libseccomp-dev ffmpeg)
+          libseccomp-dev libgrpc-dev libprotobuf-c-dev libprotobuf-dev protobuf-compiler protobuf-c-compiler grpc-proto
+          libwebsockets-dev ffmpeg)
 case "${1-}" in
   "") ;;
-  --tests) packages+=(clang clang-format clang-tidy libclang-rt-14-dev libcmocka-dev python3-venv git ca-certificates) ;;
+  --tests) packages+=(clang clang-format clang-tidy libclang-rt-14-dev libcmocka-dev python3-venv git ca-certificates
+                      openssl prometheus) ;;
   *) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 

@@ -20,7 +20,7 @@ pytest=(.venv/bin/python -m pytest -q -rs -p no:cacheprovider)
 plain_layout=()
 if setarch -R true 2> /dev/null; then plain_layout=(setarch -R); fi
 export ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-export TSAN_OPTIONS=halt_on_error=1
+export TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1 # gRPC is not instrumented
 
 sources() { git ls-files -z --cached --others --exclude-standard -- '*.c' '*.h'; }
 build() { cmake --preset "$1" -DTIMBRE_TESTS=ON && cmake --build --preset "$1"; }
@@ -49,7 +49,7 @@ step_build-asan() { build asan; }
 step_unit-asan() { unit asan; }
 step_e2e-asan() { e2e asan tests/e2e -m asan; }
 step_build-tsan() { build tsan; }
-step_unit-tsan() { unit tsan -R '^unit\.(base|engine)\.|^unit\.(models|kernels)\.invariance$'; } # those that use threads
+step_unit-tsan() { unit tsan -R '^unit\.(base|engine|server|client)\.|^unit\.(models|kernels)\.invariance$'; } # those that use threads
 step_e2e-tsan() { e2e tsan tests/e2e -m tsan; }
 step_build-clang() { build clang; }
 step_unit-clang() { unit clang; }
@@ -59,7 +59,7 @@ step_fuzz() {
     xargs -0 --no-run-if-empty -n 1 -P "$jobs" bash -euo pipefail -c 'run_fuzz "$1"' run_fuzz
 }
 step_tidy() { # errors are what .clang-tidy says; the rest of what it prints is noise
-  timeout 420 run-clang-tidy -p build/clang -quiet -j "$jobs" "^$PWD/(base|audio|kernels|models|engine|cli)/" 2>&1 |
+  timeout 420 run-clang-tidy -p build/clang -quiet -j "$jobs" "^$PWD/(base|audio|kernels|models|engine|server|client|cli)/" 2>&1 |
     sed 's/\x1b\[[0-9;]*m//g' > "$logs/tidy-all.log" && return 0
   grep -E -A 4 '(error|warning):' "$logs/tidy-all.log"
   return 1

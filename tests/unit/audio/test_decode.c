@@ -172,7 +172,7 @@ static void test_not_audio(void **state) {
     refuse((struct bytes){text, 1}, STATUS_INVALID_ARGUMENT, "cannot be decoded");
     refuse((struct bytes){text, sizeof text - 1}, STATUS_INVALID_ARGUMENT, "cannot be decoded");
     /* what a server with ffmpeg may well read is not the caller's fault */
-    refuse((struct bytes){mp4, sizeof mp4}, STATUS_UNAVAILABLE,
+    refuse((struct bytes){mp4, sizeof mp4}, STATUS_FAILED_PRECONDITION,
            "this is an MP4 or M4A file, which needs ffmpeg");
     struct bytes wav = sound_make_wav(WAV_PCM, 16, 1, 16000, 0);
     refuse(wav, STATUS_INVALID_ARGUMENT, "there is no audio in it");

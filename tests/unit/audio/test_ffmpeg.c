@@ -153,7 +153,7 @@ static void make_program(char *path, const char *content) {
 static void test_other_programs(void **state) {
     (void)state;
     struct bytes wav = sound_make_wav64(1, 16000, 1000);
-    const enum status_code invalid = STATUS_INVALID_ARGUMENT, missing = STATUS_UNAVAILABLE;
+    const enum status_code invalid = STATUS_INVALID_ARGUMENT, missing = STATUS_FAILED_PRECONDITION;
     refuse(wav, "", PATIENCE_MS, 1800.0, missing, "switched off");
     refuse(wav, "/nowhere/ffmpeg", PATIENCE_MS, 1800.0, missing, "install ffmpeg");
     refuse(wav, "there-is-no-such-ffmpeg", PATIENCE_MS, 1800.0, missing, "install ffmpeg");
@@ -181,9 +181,9 @@ static void test_nothing_is_left(void **state) {
         audio_clip_free(&clip);
         refuse(wav, NULL, 1, 1800.0, STATUS_DEADLINE_EXCEEDED, "decode-ms-max");
         refuse(wav, NULL, PATIENCE_MS, 0.01, STATUS_RESOURCE_EXHAUSTED, "max-duration");
-        refuse(wav, "/nowhere", PATIENCE_MS, 1800.0, STATUS_UNAVAILABLE, "install");
+        refuse(wav, "/nowhere", PATIENCE_MS, 1800.0, STATUS_FAILED_PRECONDITION, "install");
         refuse(wav, "/bin/echo", PATIENCE_MS, 1800.0, STATUS_INVALID_ARGUMENT, "did not answer");
-        refuse(wav, "/", PATIENCE_MS, 1800.0, STATUS_UNAVAILABLE, "cannot be started");
+        refuse(wav, "/", PATIENCE_MS, 1800.0, STATUS_FAILED_PRECONDITION, "cannot be started");
     }
     assert_int_equal(count_descriptors(), before);
     assert_no_children();

@@ -68,6 +68,8 @@ static void test_names(void **state) {
     (void)state;
     assert_string_equal(status_code_name(STATUS_OK), "OK");
     assert_string_equal(status_code_name(STATUS_RESOURCE_EXHAUSTED), "RESOURCE_EXHAUSTED");
+    assert_string_equal(status_code_name(STATUS_PERMISSION_DENIED), "PERMISSION_DENIED");
+    assert_string_equal(status_code_name(STATUS_UNAUTHENTICATED), "UNAUTHENTICATED");
     assert_string_equal(status_code_name((enum status_code)99), "UNKNOWN");
 }
 

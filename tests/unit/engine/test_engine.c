@@ -15,6 +15,7 @@
 enum { RATE = 16000, REPLIES = 64 };
 
 static struct engine *engine;
+static struct engine_model *model;
 static struct queue *replies;
 static float speech[4 * RATE];
 
@@ -24,11 +25,10 @@ static int setup(void **state) {
     unsigned seed = 7;
     (void)state;
     engine_options_init(&o);
-    o.model_dir = TIMBRE_SOURCE_DIR "/tests/golden/base";
-    o.model.threads = 2;
-    o.model.pin = false;
+    const struct model_options mo = {.threads = 2};
     o.audio.ffmpeg = "";
-    if (queue_new(&replies, REPLIES, &st) || engine_new(&engine, &o, &st)) {
+    if (queue_new(&replies, REPLIES, &st) || engine_new(&engine, &o, &st) ||
+        engine_model_load(&model, engine, "base", TIMBRE_SOURCE_DIR "/tests/golden/base", &mo, &st)) {
         print_error("%s\n", st.message);
         return -1;
     }
@@ -50,6 +50,7 @@ static struct engine_request_options raw_options(void) {
     return (struct engine_request_options){
         .format = {.encoding = AUDIO_FLOAT32, .rate_hz = RATE, .channels = 1},
         .order = ENGINE_UNARY,
+        .model = model,
         .replies = replies};
 }
 
@@ -58,7 +59,7 @@ static struct engine_request *ask(const struct engine_request_options *o, const 
                                   size_t piece) {
     struct engine_request *r;
     struct status st;
-    assert_int_equal(engine_open(&r, engine, o, &st), 0);
+    assert_int_equal(engine_open(&r, o, &st), 0);
     for (size_t at = 0; at < bytes; at += piece) {
         size_t n = bytes - at < piece ? bytes - at : piece;
         assert_int_equal(engine_feed(r, (const char *)data + at, n, &st), 0);
@@ -72,7 +73,7 @@ static struct engine_request *ask(const struct engine_request_options *o, const 
 static void test_pieces_do_not_matter(void **state) {
     struct engine_request_options o = raw_options();
     const size_t pieces[] = {1 << 20, 4096, 997, 3};
-    const int labels = model_get_info(engine_model(engine))->labels_count;
+    const int labels = model_get_info(engine_model_get(model))->labels_count;
     float first[16];
     (void)state;
     for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
@@ -91,7 +92,7 @@ static void test_pieces_do_not_matter(void **state) {
 /* A window's scores are those of its samples sent alone; the clip's are the mean by length. */
 static void test_windows_equal_clips(void **state) {
     struct engine_request_options o = raw_options(), whole = raw_options();
-    const int labels = model_get_info(engine_model(engine))->labels_count;
+    const int labels = model_get_info(engine_model_get(model))->labels_count;
     (void)state;
     o.window_s = 1.0;
     o.hop_s = 0.5;
@@ -138,7 +139,7 @@ static void test_cancel_and_deadline(void **state) {
     struct engine_request *r;
     struct status st;
     (void)state;
-    assert_int_equal(engine_open(&r, engine, &o, &st), 0);
+    assert_int_equal(engine_open(&r, &o, &st), 0);
     assert_int_equal(engine_feed(r, speech, RATE * sizeof *speech, &st), 0);
     engine_cancel(r);
     assert_int_equal(engine_finish(r, false, &st), 0);
@@ -158,18 +159,18 @@ static void test_refuses_bad_options(void **state) {
     struct status st;
     (void)state;
     o.window_s = 31;
-    assert_int_equal(engine_open(&r, engine, &o, &st), -1);
+    assert_int_equal(engine_open(&r, &o, &st), -1);
     assert_non_null(strstr(st.message, "window"));
     o.window_s = 1;
     o.hop_s = 2;
-    assert_int_equal(engine_open(&r, engine, &o, &st), -1);
+    assert_int_equal(engine_open(&r, &o, &st), -1);
     assert_non_null(strstr(st.message, "hop"));
 }
 
 /* Many at once: every request comes back once, with the bits it has alone. */
 static void test_together_as_alone(void **state) {
     struct engine_request_options o = raw_options();
-    const int labels = model_get_info(engine_model(engine))->labels_count;
+    const int labels = model_get_info(engine_model_get(model))->labels_count;
     enum { MANY = 40 };
     float alone[MANY][16];
     struct status st;
@@ -183,7 +184,7 @@ static void test_together_as_alone(void **state) {
     for (int i = 0; i < MANY; i++) {
         struct engine_request *r;
         o.user = alone[i];
-        assert_int_equal(engine_open(&r, engine, &o, &st), 0);
+        assert_int_equal(engine_open(&r, &o, &st), 0);
         assert_int_equal(engine_feed(r, speech + 100 * i, (size_t)(800 + 700 * i) * sizeof *speech, &st), 0);
         assert_int_equal(engine_finish(r, true, &st), 0);
     }

@@ -1,0 +1,316 @@
+/* timbre/client.h: asks a Timbre server how something is said.
+ *
+ *     struct timbre_client *client;
+ *     struct timbre_status status;
+ *     if (timbre_client_new(&client, &(struct timbre_client_options){.target = "localhost:9000"}, &status))
+ *         fprintf(stderr, "%s\n", status.message);
+ *     struct timbre_prediction *p;
+ *     if (timbre_predict(client, &(struct timbre_predict_request){.audio = bytes, .audio_bytes = count}, &p,
+ *                        &status) == 0)
+ *         printf("%s\n", p->dominant ? p->dominant->label : p->message);
+ *     timbre_prediction_free(p);
+ *     timbre_client_del(client);
+ *
+ * In every struct that goes in, a field that is zero means the default told at the field, so designated
+ * initialisers name only what differs. Strings that go in are copied; they may go when the function returns.
+ * Strings that come out are zero-terminated and never NULL. They come from the server: they may hold any
+ * bytes.
+ *
+ * Functions that can fail return 0, or -1 with *status filled; `status` may be NULL. On success it is filled
+ * too (TIMBRE_CODE_OK, and how many attempts it took).
+ *
+ * Threads: a client may be used by any number of threads at once. It has one thread of its own, on which
+ * callbacks run. A process must not fork and go on using a client, or make one, in the child (exec is fine).
+ *
+ * While the version is 0, structs may grow from one minor version to the next: compile against the header of
+ * the library that is linked. */
+#ifndef TIMBRE_CLIENT_H
+#define TIMBRE_CLIENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define TIMBRE_EXPORT __attribute__((visibility("default")))
+#else
+#define TIMBRE_EXPORT
+#endif
+
+/* ---- what became of a call
+ * ----------------------------------------------------------------------------------- */
+
+/* Those of gRPC. Others than these are possible when something stands between client and server. */
+enum timbre_code {
+    TIMBRE_CODE_OK = 0,
+    TIMBRE_CODE_CANCELLED = 1, /* by timbre_call_cancel or timbre_client_del */
+    TIMBRE_CODE_UNKNOWN = 2,
+    TIMBRE_CODE_INVALID_ARGUMENT = 3, /* the request is wrong and will be wrong again */
+    TIMBRE_CODE_DEADLINE_EXCEEDED = 4,
+    TIMBRE_CODE_NOT_FOUND = 5, /* no such model */
+    TIMBRE_CODE_ALREADY_EXISTS = 6,
+    TIMBRE_CODE_PERMISSION_DENIED = 7,
+    TIMBRE_CODE_RESOURCE_EXHAUSTED = 8,  /* a limit, of the server or of this client; the message names it */
+    TIMBRE_CODE_FAILED_PRECONDITION = 9, /* such as a file that needs what the server does not have */
+    TIMBRE_CODE_ABORTED = 10,
+    TIMBRE_CODE_OUT_OF_RANGE = 11,
+    TIMBRE_CODE_UNIMPLEMENTED = 12,
+    TIMBRE_CODE_INTERNAL = 13,    /* also: the reply could not be read */
+    TIMBRE_CODE_UNAVAILABLE = 14, /* no connection, or the server is draining */
+    TIMBRE_CODE_DATA_LOSS = 15,
+    TIMBRE_CODE_UNAUTHENTICATED = 16, /* no token, or one the server does not know */
+};
+
+/* "INVALID_ARGUMENT" and so on; "UNKNOWN" for numbers that are none. */
+TIMBRE_EXPORT const char *timbre_code_name(int code);
+
+enum { TIMBRE_MESSAGE_BYTES = 512, TIMBRE_REASON_BYTES = 64 };
+
+struct timbre_status {
+    int code;           /* enum timbre_code */
+    int attempts;       /* that were sent; 0: it failed in this process, before any */
+    int retry_after_ms; /* when the server asks to come again; -1: it does not say, or says not to */
+    char reason[TIMBRE_REASON_BYTES];   /* of google.rpc.ErrorInfo, such as "QUEUE_FULL"; else "" */
+    char message[TIMBRE_MESSAGE_BYTES]; /* a sentence, cut to this size; "" when OK */
+};
+
+/* ---- the client
+ * ---------------------------------------------------------------------------------------------- */
+
+/* A deadline that never comes. */
+#define TIMBRE_NO_DEADLINE (-1)
+
+struct timbre_client_options {
+    const char *target; /* required: "host:port", "[ipv6]:port", "dns:///name:port" or "unix:/path" */
+
+    /* TLS, when `tls` is set or one of the files is named. Without: plain text, the token included. */
+    bool tls;
+    const char *tls_ca;             /* a PEM file of certificates to trust; NULL: those of this machine */
+    const char *tls_cert, *tls_key; /* PEM files: the client's own; both or neither */
+    const char *tls_server_name;    /* expected in the server's certificate; NULL: the host of `target` */
+
+    /* Sent as `authorization: Bearer TOKEN`. At most one of the two. */
+    const char *token;
+    const char *token_file; /* its first line; read once, by timbre_client_new */
+
+    int deadline_ms; /* of calls that name none, all attempts together; 0: 60000; TIMBRE_NO_DEADLINE: never */
+
+    /* Retries. A call is sent again when the answer was UNAVAILABLE, after a wait that doubles from
+     * backoff_initial_ms to backoff_max_ms and is half chance; and when it was RESOURCE_EXHAUSTED and the
+     * server said when to come again (grpc-retry-pushback-ms). Never beyond the deadline, never after a
+     * cancel. */
+    int attempts_max;       /* in all; 0: 4; 1: no retry */
+    int backoff_initial_ms; /* 0: 100 */
+    int backoff_max_ms;     /* 0: 5000 */
+
+    int64_t reply_bytes_max; /* a larger reply is RESOURCE_EXHAUSTED; 0: 16777216 (16 MiB) */
+
+    bool round_robin; /* spread calls over all addresses of the target's name; false: use the first that
+                         answers */
+    int keepalive_ms; /* ping a silent connection that has calls on it so often; 0: never. Servers of this
+                         project allow 300000 and more, unless told otherwise */
+    const char *user_agent; /* put before the library's own; NULL: nothing */
+};
+
+struct timbre_client;
+
+/* Makes a client. It connects when the first call is made, and again whenever the connection was lost.
+ * Errors: INVALID_ARGUMENT (an option out of range or missing: named; a file that cannot be read, or that is
+ * not PEM), RESOURCE_EXHAUSTED (memory, threads). On an error *client is NULL. */
+TIMBRE_EXPORT int timbre_client_new(struct timbre_client **client,
+                                    const struct timbre_client_options *options,
+                                    struct timbre_status *status);
+
+/* Cancels what is under way, waits until the last callback has returned, and frees. No other thread may be in
+ * a function of this client any more, and it must not be called from a callback. NULL is fine. */
+TIMBRE_EXPORT void timbre_client_del(struct timbre_client *client);
+
+/* The token of calls that begin from now on; NULL or "": none. Errors: INVALID_ARGUMENT (not printable ASCII,
+ * or longer than 8192 bytes), RESOURCE_EXHAUSTED. */
+TIMBRE_EXPORT int timbre_client_set_token(struct timbre_client *client, const char *token,
+                                          struct timbre_status *status);
+
+/* "0.1.0". */
+TIMBRE_EXPORT const char *timbre_client_version(void);
+
+/* ---- Predict
+ * ------------------------------------------------------------------------------------------------- */
+
+enum timbre_encoding {
+    TIMBRE_ENCODING_FILE =
+        0, /* a whole file of any common format: WAV, FLAC, MP3, Ogg, Opus, M4A, WebM, ... */
+    TIMBRE_ENCODING_PCM16 = 2,   /* raw: signed 16 bit, little-endian, interleaved */
+    TIMBRE_ENCODING_FLOAT32 = 3, /* raw: IEEE 754, little-endian, interleaved */
+    TIMBRE_ENCODING_MULAW = 4,   /* raw: G.711, a byte a sample */
+    TIMBRE_ENCODING_ALAW = 5,
+};
+
+enum timbre_priority {
+    TIMBRE_PRIORITY_NORMAL = 0,
+    TIMBRE_PRIORITY_BULK = 2, /* after everything else; nothing starves */
+};
+
+struct timbre_predict_request {
+    const void *audio; /* [audio_bytes]; copied once, unless `release` is set */
+    size_t audio_bytes;
+    /* Not NULL: the bytes are not copied. They must stay as they are until the library calls
+     * release(release_arg), once, in any case, on any thread; it must not block or call into this library.
+     * That can be after the result: what a call that was cancelled or late has given to the connection is
+     * free when the connection is rid of it. When the function that is given the request fails at once,
+     * release has been called when it returns. */
+    void (*release)(void *release_arg);
+    void *release_arg;
+
+    enum timbre_encoding encoding;
+    int sample_rate_hz; /* of raw encodings: 1000 to 768000; 0: 16000 */
+    int channels;       /* of raw encodings: 1 to 64, averaged; 0: 1 */
+
+    const char *model;         /* NULL or "": the server's first */
+    const char *model_version; /* NULL or "": the newest */
+    double window_s; /* answers for windows of this length, 0.05 to 30; 0: one answer for the whole, and
+                        windows of 10 s for recordings of more than 30 s */
+    double hop_s;    /* from one window to the next, 0.01 to window_s; 0: half of window_s */
+    int top_k;       /* so many labels, the highest first; 0: all, in the model's own order */
+    bool embedding;  /* also the pooled hidden states */
+    enum timbre_priority priority;
+
+    const char
+        *request_id; /* up to 128 printable ASCII characters, for logs; NULL or "": the server makes one */
+    const char *traceparent; /* W3C trace context to send along; NULL or "": none */
+    int deadline_ms;         /* 0: the client's; TIMBRE_NO_DEADLINE: never */
+};
+
+/* Only TIMBRE_ANSWER_OK carries scores. */
+enum timbre_answer {
+    TIMBRE_ANSWER_OK = 1,
+    TIMBRE_ANSWER_NO_SPEECH = 2, /* silence */
+    TIMBRE_ANSWER_TOO_SHORT = 3,
+    TIMBRE_ANSWER_ERROR = 4,
+};
+
+/* "ok", "no_speech", "too_short", "error"; "unknown" for numbers that are none. */
+TIMBRE_EXPORT const char *timbre_answer_name(int answer);
+
+struct timbre_score {
+    const char *label; /* the model's own */
+    int index;         /* of the label in timbre_model.labels */
+    float score;       /* 0 to 1 and 1 together, for the usual softmax output */
+    float logit;
+};
+
+struct timbre_window {
+    double start_s, end_s;
+    int answer;                        /* enum timbre_answer */
+    const struct timbre_score *scores; /* [scores_count] */
+    size_t scores_count;
+};
+
+/* Where an answer comes from. */
+struct timbre_receipt {
+    const char *model, *model_version, *digest, *device, *precision;
+    int batch_size;    /* clips in the batch it rode in */
+    double queue_ms;   /* waited for the device */
+    double compute_ms; /* of the batch */
+    double audio_s;    /* that was run */
+};
+
+/* All that it points to lives until timbre_prediction_free. */
+struct timbre_prediction {
+    int answer;                        /* enum timbre_answer */
+    const char *message;               /* why there is no score, else "" */
+    double duration_s;                 /* of the recording */
+    const struct timbre_score *scores; /* [scores_count] */
+    size_t scores_count;
+    const struct timbre_score *dominant; /* the highest; NULL without scores and for regressions */
+    const float *embedding;              /* [embedding_count] */
+    size_t embedding_count;
+    const struct timbre_window *windows; /* [windows_count] */
+    size_t windows_count;
+    struct timbre_receipt receipt;
+    const char *request_id;
+};
+
+/* Any thread. NULL is fine. */
+TIMBRE_EXPORT void timbre_prediction_free(struct timbre_prediction *prediction);
+
+/* Asks and waits for the answer; not from a callback. On an error *prediction is NULL. Errors: those the
+ * server answers with (enum timbre_code), DEADLINE_EXCEEDED, INVALID_ARGUMENT (of this request: no audio, a
+ * negative number), RESOURCE_EXHAUSTED (memory), INTERNAL (the reply could not be read), FAILED_PRECONDITION
+ * (called from a callback). */
+TIMBRE_EXPORT int timbre_predict(struct timbre_client *client, const struct timbre_predict_request *request,
+                                 struct timbre_prediction **prediction, struct timbre_status *status);
+
+/* The result of timbre_predict_start. `prediction` is NULL when status->code is not OK, else the callback's
+ * to free (then or later, on any thread); `status` goes when the callback returns. It runs on the client's
+ * own thread, which moves all calls: it must return soon and must not wait. It may start and cancel calls. */
+typedef void timbre_predict_callback(struct timbre_prediction *prediction, const struct timbre_status *status,
+                                     void *user);
+
+struct timbre_call;
+
+/* Asks; exactly one callback follows, unless this returns -1. Nothing limits the number of calls under way
+ * but the memory of their audio. `call`, when not NULL, takes a handle for timbre_call_cancel. Errors:
+ * INVALID_ARGUMENT, RESOURCE_EXHAUSTED, as above. */
+TIMBRE_EXPORT int timbre_predict_start(struct timbre_client *client,
+                                       const struct timbre_predict_request *request,
+                                       timbre_predict_callback *callback, void *user,
+                                       struct timbre_call **call, struct timbre_status *status);
+
+/* Asks the call to end soon: its callback comes with CANCELLED, or with what became of it if that was faster.
+ * Any thread, any number of times, also after the callback and after timbre_client_del. */
+TIMBRE_EXPORT void timbre_call_cancel(struct timbre_call *call);
+
+/* Gives the handle back; the call goes on. Once a handle, at any time. NULL is fine. */
+TIMBRE_EXPORT void timbre_call_release(struct timbre_call *call);
+
+/* ---- models and health
+ * --------------------------------------------------------------------------------------- */
+
+struct timbre_model {
+    const char *name, *version, *digest;
+    const char *family, *head;
+    const char *const *labels; /* [labels_count] in the order of the logits */
+    size_t labels_count;
+    const char *output; /* "softmax", "sigmoid", "none" or "softmax of gender" */
+    int sample_rate_hz;
+    double min_audio_s;
+    double frame_s;
+    int hidden; /* size of the embedding */
+    int64_t parameters;
+    const char *licence; /* "" when the model does not say */
+    const char *device, *precision;
+};
+
+/* All that it points to lives until timbre_models_free. */
+struct timbre_models {
+    const struct timbre_model *models; /* [count] the server's first model first */
+    size_t count;
+};
+
+TIMBRE_EXPORT void timbre_models_free(struct timbre_models *models); /* NULL is fine */
+
+/* The models that can be asked now. `deadline_ms` as in a request. Waits; not from a callback. On an error
+ * *models is NULL. Errors: as timbre_predict. */
+TIMBRE_EXPORT int timbre_list_models(struct timbre_client *client, int deadline_ms,
+                                     struct timbre_models **models, struct timbre_status *status);
+
+/* One model (*models has a count of 1). `name` NULL or "": the server's first; `version` NULL or "": the
+ * newest. Errors: as timbre_predict, NOT_FOUND. */
+TIMBRE_EXPORT int timbre_get_model(struct timbre_client *client, const char *name, const char *version,
+                                   int deadline_ms, struct timbre_models **models,
+                                   struct timbre_status *status);
+
+/* Whether the server (`service` NULL or "") or one of its services serves now, by grpc.health.v1. Errors: as
+ * timbre_predict, NOT_FOUND (no such service). */
+TIMBRE_EXPORT int timbre_check_health(struct timbre_client *client, const char *service, int deadline_ms,
+                                      bool *serving, struct timbre_status *status);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,108 @@
+/* The models of an engine: loading and unloading while others run. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/internal.h"
+
+static int make_worker(struct engine_model *m, struct status *st) {
+    const struct model_info *info = model_get_info(m->model);
+    const double batch_s_max = m->engine->options.batch_s_max;
+    /* A clip is rounded up to whole frames on the tape, so the budget gets room for one more. */
+    int64_t samples = (int64_t)(batch_s_max * info->sampling_rate_hz);
+    samples += model_count_slot(m->model, info->min_samples);
+    if (model_worker_new(&m->worker, m->model, samples, ENGINE_BATCH_CLIPS_MAX, st)) {
+        status_prefix(st, "max-batch-seconds %g", batch_s_max);
+        return -1;
+    }
+    return 0;
+}
+
+static int take_place(struct engine *e, struct status *st) {
+    int result = 0;
+    pthread_mutex_lock(&e->lock);
+    if (e->models_count == ENGINE_MODELS_MAX)
+        result = status_set(st, STATUS_RESOURCE_EXHAUSTED, "%d models are loaded, which is the limit",
+                            ENGINE_MODELS_MAX);
+    else
+        e->models_count++;
+    pthread_mutex_unlock(&e->lock);
+    return result;
+}
+
+static void enter_table(struct engine *e, struct engine_model *m) {
+    int at = 0;
+    pthread_mutex_lock(&e->lock);
+    while (e->models[at]) /* there is a free one: the place was taken */
+        at++;
+    e->models[at] = m;
+    pthread_mutex_unlock(&e->lock);
+}
+
+static void leave_table(struct engine *e, const struct engine_model *m) {
+    pthread_mutex_lock(&e->lock);
+    for (int i = 0; i < ENGINE_MODELS_MAX; i++)
+        if (e->models[i] == m)
+            e->models[i] = NULL;
+    e->models_count--;
+    pthread_mutex_unlock(&e->lock);
+}
+
+static void free_model(struct engine_model *m) {
+    model_worker_del(m->worker);
+    model_del(m->model);
+    free(m);
+}
+
+int engine_model_load(struct engine_model **out, struct engine *e, const char *name, const char *dir,
+                      const struct model_options *o, struct status *st) {
+    *out = NULL;
+    if (take_place(e, st))
+        return -1;
+    struct engine_model *m = calloc(1, sizeof *m);
+    if (!m) {
+        leave_table(e, NULL);
+        return status_set_no_memory(st, sizeof *m, "a model");
+    }
+    m->engine = e;
+    snprintf(m->name, sizeof m->name, "%s", name);
+    if (o->head_activation)
+        snprintf(m->head_activation, sizeof m->head_activation, "%s", o->head_activation);
+    if (model_new(&m->model, dir, o, st) || make_worker(m, st)) {
+        leave_table(e, NULL);
+        free_model(m);
+        return -1;
+    }
+    counts_add_model(m);
+    batcher_add_lane(e->batcher, &m->lane,
+                     (int64_t)(e->options.batch_s_max * model_get_info(m->model)->sampling_rate_hz));
+    enter_table(e, m);
+    *out = m;
+    return 0;
+}
+
+void engine_model_unload(struct engine_model *m) {
+    if (!m)
+        return;
+    struct engine *e = m->engine;
+    atomic_fetch_add(&e->unloading, 1);
+    pthread_mutex_lock(&e->lock);
+    while (atomic_load(&m->open) > 0)
+        pthread_cond_wait(&e->closed_last, &e->lock);
+    pthread_mutex_unlock(&e->lock);
+    atomic_fetch_sub(&e->unloading, 1);
+    batcher_remove_lane(e->batcher, &m->lane);
+    leave_table(e, m);
+    counts_remove_model(m);
+    free_model(m);
+}
+
+void engine_free_models(struct engine *e) {
+    for (int i = 0; i < ENGINE_MODELS_MAX; i++)
+        if (e->models[i])
+            free_model(e->models[i]);
+}
+
+const struct model *engine_model_get(const struct engine_model *m) {
+    return m->model;
+}

@@ -1,0 +1,87 @@
+/* The completion-queue thread: hands every event to its call, and looks at the time in between. It never
+ * blocks. */
+#include <grpc/support/time.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "server/call_internal.h"
+
+/* The one event that belongs to no call. */
+static struct tag shut_down_tag;
+
+static void begin_shutdown(struct server *s) {
+    s->shut_down = true;
+    health_end_watches(s->health);
+    grpc_server_shutdown_and_notify(s->grpc, s->cq, &shut_down_tag);
+}
+
+/* What the phase asks for, each once. */
+static void follow_phase(struct server *s) {
+    const enum server_phase phase = atomic_load(&s->phase);
+    if (phase != s->phase_seen) {
+        s->phase_seen = phase;
+        health_update(s->health);
+    }
+    if (phase >= SERVER_DRAINING && !s->shut_down)
+        begin_shutdown(s);
+    if (atomic_load(&s->cancel_all) && s->shut_down && !s->cancelled_all) {
+        s->cancelled_all = true;
+        grpc_server_cancel_all_calls(s->grpc);
+    }
+}
+
+/* The table of models has changed. */
+static void tell_models(struct server *s) {
+    for (int i = 0; i < repository_count(s->repository); i++) {
+        const struct repository_entry *e = repository_at(s->repository, i);
+        telemetry_set_model(s->telemetry, e->name, e->version, (int)e->state);
+    }
+    health_update(s->health);
+}
+
+static void tick(struct server *s) {
+    const int64_t now_ns = clock_now_ns();
+    follow_phase(s);
+    if (repository_update(s->repository))
+        tell_models(s);
+    telemetry_set_ready(s->telemetry, server_is_ready(s));
+    for (struct call *c = s->calls, *next; c; c = next) {
+        next = c->next;
+        call_check_upload(c, now_ns);
+    }
+    while (!s->shut_down && s->armed_count < SERVER_ARMED_CALLS) {
+        int before = s->armed_count;
+        call_arm(s);
+        if (s->armed_count == before)
+            break; /* no memory now */
+    }
+    atomic_store(&s->running, s->calls_count);
+}
+
+static gpr_timespec next_tick(void) {
+    return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(SERVER_TICK_MS, GPR_TIMESPAN));
+}
+
+void *loop_main(void *arg) {
+    struct server *s = arg;
+    gpr_timespec tick_at = next_tick();
+    tell_models(s);
+    while (!s->shut_down_done || s->calls_count || s->armed_count) {
+        grpc_event ev = grpc_completion_queue_next(s->cq, tick_at, NULL);
+        if (ev.type == GRPC_OP_COMPLETE) {
+            struct tag *t = ev.tag;
+            __tsan_acquire(t);
+            if (t == &shut_down_tag)
+                s->shut_down_done = true;
+            else
+                t->fn(t->call, ev.success, t);
+        }
+        if (ev.type == GRPC_QUEUE_TIMEOUT || gpr_time_cmp(gpr_now(GPR_CLOCK_MONOTONIC), tick_at) >= 0) {
+            tick(s);
+            tick_at = next_tick();
+        }
+    }
+    atomic_store(&s->running, 0);
+    atomic_store(&s->phase, SERVER_STOPPED);
+    return NULL;
+}
