@@ -38,6 +38,8 @@ struct audio_sink {
 /* Rate and channels are the file's own claim. Errors: INVALID_ARGUMENT (out of range), RESOURCE_EXHAUSTED. */
 int audio_sink_open(struct audio_sink *s, int64_t from_hz, int64_t channels, int to_hz,
                     const struct audio_limits *limits, struct status *st);
+/* So many frames are there, not only claimed: takes the memory for all of them at once. */
+int audio_sink_expect(struct audio_sink *s, size_t frames, struct status *st);
 /* Errors: INVALID_ARGUMENT (a value that is not finite: which), RESOURCE_EXHAUSTED (the limit by name;
  * memory). */
 int audio_sink_put(struct audio_sink *s, const float *interleaved, size_t frames, struct status *st);

@@ -1,4 +1,5 @@
 /* raw: samples without a header, in the format that the caller states. */
+#include <endian.h>
 #include <string.h>
 
 #include "audio/decode_internal.h"
@@ -21,33 +22,45 @@ static size_t raw_value_bytes(enum audio_encoding encoding) {
     return 0;
 }
 
-static float raw_read_float(const unsigned char *p) {
-    uint32_t bits = (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
+static void raw_convert_pcm16(float *out, const unsigned char *p, size_t values) {
+    for (size_t i = 0; i < values; i++) {
+        uint16_t bits;
+        memcpy(&bits, p + 2 * i, sizeof bits);
+        out[i] = (float)(int16_t)le16toh(bits) * (1.0f / 32768.0f);
+    }
+}
+
+static void raw_convert_float32(float *out, const unsigned char *p, size_t values) {
+    for (size_t i = 0; i < values; i++) {
+        uint32_t bits;
+        memcpy(&bits, p + 4 * i, sizeof bits);
+        bits = le32toh(bits);
+        memcpy(&out[i], &bits, sizeof bits);
+    }
+}
+
+static void raw_convert_g711(float *out, const unsigned char *p, size_t values,
+                             int16_t (*decode)(uint8_t code)) {
+    for (size_t i = 0; i < values; i++)
+        out[i] = (float)decode(p[i]) * (1.0f / 32768.0f);
 }
 
 static void raw_convert(float *out, const unsigned char *p, size_t values, enum audio_encoding encoding) {
-    const float scale = 1.0f / 32768.0f;
-    for (size_t i = 0; i < values; i++) {
-        switch (encoding) {
-        case AUDIO_PCM16:
-            out[i] = (float)(int16_t)(uint16_t)(p[2 * i] | p[2 * i + 1] << 8) * scale;
-            break;
-        case AUDIO_FLOAT32:
-            out[i] = raw_read_float(p + 4 * i);
-            break;
-        case AUDIO_MULAW:
-            out[i] = (float)g711_decode_mulaw(p[i]) * scale;
-            break;
-        case AUDIO_ALAW:
-            out[i] = (float)g711_decode_alaw(p[i]) * scale;
-            break;
-        case AUDIO_FILE:
-            out[i] = 0.0f; /* refused by raw_decode */
-            break;
-        }
+    switch (encoding) {
+    case AUDIO_PCM16:
+        raw_convert_pcm16(out, p, values);
+        break;
+    case AUDIO_FLOAT32:
+        raw_convert_float32(out, p, values);
+        break;
+    case AUDIO_MULAW:
+        raw_convert_g711(out, p, values, g711_decode_mulaw);
+        break;
+    case AUDIO_ALAW:
+        raw_convert_g711(out, p, values, g711_decode_alaw);
+        break;
+    case AUDIO_FILE:
+        break; /* refused by raw_decode */
     }
 }
 
@@ -67,6 +80,8 @@ int raw_decode(struct audio_sink *s, const void *data, size_t bytes, const struc
             "raw audio of %zu bytes ends within a frame: %zu bytes a frame (%d channels of %zu), and "
             "the last, at byte %zu, has only %zu",
             bytes, frame_bytes, format->channels, value_bytes, frames * frame_bytes, bytes % frame_bytes);
+    if (audio_sink_expect(s, frames, st) != 0)
+        return -1;
     float values[RAW_PIECE_VALUES];
     const unsigned char *p = data;
     size_t piece_max = RAW_PIECE_VALUES / channels;

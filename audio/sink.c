@@ -45,6 +45,20 @@ static int sink_count(struct audio_sink *s, size_t frames, struct status *st) {
     return 0;
 }
 
+/* The first of `count` values that is not finite; `count` when all are. */
+static size_t sink_find_not_finite(const float *values, size_t count) {
+    uint32_t found = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        found |= (bits & 0x7f800000u) == 0x7f800000u;
+    }
+    size_t i = 0;
+    while (found != 0 ? isfinite(values[i]) : i < count)
+        i++;
+    return i;
+}
+
 static int sink_reserve(struct audio_sink *s, size_t more, struct status *st) {
     size_t need = s->count + more;
     if (need <= s->capacity)
@@ -98,27 +112,40 @@ static int sink_resample(struct audio_sink *s, const float *mono, size_t frames,
     float *out = s->samples + s->count;
     if (resampler_process(s->resampler, mono, frames, out, bound, &given, st) != 0)
         return -1;
-    for (size_t i = 0; i < given; i++)
-        if (!isfinite(out[i]))
-            return status_set(st, STATUS_INVALID_ARGUMENT,
-                              "the samples near %.6f s are too large to be resampled",
-                              (double)(s->count + i) / s->to_hz);
+    const size_t wrong = sink_find_not_finite(out, given);
+    if (wrong < given)
+        return status_set(st, STATUS_INVALID_ARGUMENT,
+                          "the samples near %.6f s are too large to be resampled",
+                          (double)(s->count + wrong) / s->to_hz);
     s->count += given;
     return 0;
 }
 
+int audio_sink_expect(struct audio_sink *s, size_t frames, struct status *st) {
+    int64_t most = s->frames_max < s->frames_worked_max ? s->frames_max : s->frames_worked_max;
+    if ((uint64_t)frames > (uint64_t)most)
+        return 0; /* will be refused */
+    return sink_reserve(s, (size_t)((double)frames * s->to_hz / s->from_hz) + 16, st);
+}
+
 int audio_sink_put(struct audio_sink *s, const float *interleaved, size_t frames, struct status *st) {
-    size_t channels = (size_t)s->channels;
+    const size_t channels = (size_t)s->channels;
+    const bool copied = s->from_hz == s->to_hz;
     while (frames > 0) {
         size_t piece = frames < AUDIO_SINK_PIECE_FRAMES ? frames : AUDIO_SINK_PIECE_FRAMES;
         int64_t position = s->frames;
         if (sink_count(s, piece, st) != 0)
             return -1;
-        sink_mix_down(s->mono, interleaved, piece, s->channels);
-        for (size_t i = 0; i < piece; i++)
-            if (!isfinite(s->mono[i])) /* so is a sum over anything that is not */
-                return sink_refuse_frame(s, interleaved + i * channels, position + (int64_t)i, st);
-        if (sink_resample(s, s->mono, piece, st) != 0)
+        if (copied && sink_reserve(s, piece, st) != 0)
+            return -1;
+        float *mono = copied ? s->samples + s->count : s->mono;
+        sink_mix_down(mono, interleaved, piece, s->channels);
+        const size_t wrong = sink_find_not_finite(mono, piece); /* so is a sum over anything that is not */
+        if (wrong < piece)
+            return sink_refuse_frame(s, interleaved + wrong * channels, position + (int64_t)wrong, st);
+        if (copied)
+            s->count += piece;
+        else if (sink_resample(s, mono, piece, st) != 0)
             return -1;
         interleaved += piece * channels;
         frames -= piece;

@@ -23,8 +23,13 @@ struct team {
     void (*fn)(void *arg, int thread, int threads);
     void *arg;
 
-    _Alignas(64) atomic_uint generation; /* goes up by one for each team_run */
-    _Alignas(64) atomic_int running;     /* workers that have not finished the present generation */
+    bool everyone; /* fn is to run on every thread, not only on those that come in time */
+    /* The number of the present generation (it goes up by one for each team_run and team_for) in the upper
+     * half; below it CLOSED, and how many workers are inside. A worker enters while it is not closed; the
+     * caller closes it when there is nothing left to do, and waits for those inside alone. So a worker that
+     * sleeps, or whose processor is taken by somebody else, holds up nobody. */
+    _Alignas(64) atomic_uint_least64_t gate;
+    _Alignas(64) atomic_int running; /* with `everyone`: workers that have not run fn yet */
     _Alignas(64) atomic_int_least64_t next_tile;
     _Alignas(64) atomic_int sleeping;
     atomic_bool stop;
@@ -71,40 +76,62 @@ static void pin_self(int index) {
     }
 }
 
-/* Waits until the generation is no longer `seen`; returns the new one. */
-static unsigned wait_generation(struct team *t, unsigned seen) {
+#define CLOSED      ((uint_least64_t)1 << 31)
+#define INSIDE_MASK (CLOSED - 1)
+
+static uint_least64_t generation_of(uint_least64_t gate) {
+    return gate >> 32;
+}
+
+/* Waits until there is another generation than `seen`, and returns it. */
+static uint_least64_t wait_generation(struct team *t, uint_least64_t seen) {
     for (int i = 0; i < SPIN_ROUNDS; i++) {
-        unsigned now = atomic_load_explicit(&t->generation, memory_order_acquire);
+        uint_least64_t now = generation_of(atomic_load_explicit(&t->gate, memory_order_acquire));
         if (now != seen)
             return now;
         cpu_relax();
     }
     pthread_mutex_lock(&t->lock);
     atomic_fetch_add(&t->sleeping, 1);
-    while (atomic_load(&t->generation) == seen)
+    while (generation_of(atomic_load(&t->gate)) == seen)
         pthread_cond_wait(&t->wake, &t->lock);
     atomic_fetch_sub(&t->sleeping, 1);
     pthread_mutex_unlock(&t->lock);
-    return atomic_load_explicit(&t->generation, memory_order_acquire);
+    return generation_of(atomic_load_explicit(&t->gate, memory_order_acquire));
+}
+
+/* False: it is closed already, or over. */
+static bool enter(struct team *t, uint_least64_t generation) {
+    uint_least64_t gate = atomic_load(&t->gate);
+    do {
+        if (generation_of(gate) != generation || (gate & CLOSED))
+            return false;
+    } while (!atomic_compare_exchange_weak(&t->gate, &gate, gate + 1));
+    return true;
 }
 
 static void *worker_main(void *arg) {
     struct worker *w = arg;
     struct team *t = w->team;
-    unsigned seen = 0;
+    uint_least64_t seen = 0;
     if (t->pin)
         pin_self(w->index);
     for (;;) {
         seen = wait_generation(t, seen);
         if (atomic_load(&t->stop))
             return NULL;
+        if (!enter(t, seen))
+            continue;
         t->fn(t->arg, w->index, t->threads);
-        atomic_fetch_sub_explicit(&t->running, 1, memory_order_release);
+        if (t->everyone)
+            atomic_fetch_sub_explicit(&t->running, 1, memory_order_release);
+        atomic_fetch_sub_explicit(&t->gate, 1, memory_order_release);
     }
 }
 
+/* What fn and arg are must have been written. */
 static void begin_generation(struct team *t) {
-    atomic_fetch_add(&t->generation, 1);
+    atomic_store(&t->gate, (generation_of(atomic_load(&t->gate)) + 1) << 32);
     if (atomic_load(&t->sleeping) > 0) {
         pthread_mutex_lock(&t->lock);
         pthread_cond_broadcast(&t->wake);
@@ -164,7 +191,14 @@ int team_count_threads(const struct team *t) {
     return t->threads;
 }
 
-void team_run(struct team *t, void (*fn)(void *arg, int thread, int threads), void *arg) {
+static void pause_round(int i) {
+    if (i < SPIN_ROUNDS)
+        cpu_relax();
+    else
+        sched_yield();
+}
+
+static void run(struct team *t, bool everyone, void (*fn)(void *arg, int thread, int threads), void *arg) {
     if (t->pin && !t->caller_pinned) {
         pin_self(0);
         t->caller_pinned = true;
@@ -175,15 +209,19 @@ void team_run(struct team *t, void (*fn)(void *arg, int thread, int threads), vo
     }
     t->fn = fn;
     t->arg = arg;
+    t->everyone = everyone;
     atomic_store(&t->running, t->threads - 1);
     begin_generation(t);
     fn(arg, 0, t->threads);
-    for (int i = 0; atomic_load_explicit(&t->running, memory_order_acquire) > 0; i++) {
-        if (i < SPIN_ROUNDS)
-            cpu_relax();
-        else
-            sched_yield();
-    }
+    for (int i = 0; everyone && atomic_load_explicit(&t->running, memory_order_acquire) > 0; i++)
+        pause_round(i);
+    atomic_fetch_or(&t->gate, CLOSED);
+    for (int i = 0; atomic_load_explicit(&t->gate, memory_order_acquire) & INSIDE_MASK; i++)
+        pause_round(i);
+}
+
+void team_run(struct team *t, void (*fn)(void *arg, int thread, int threads), void *arg) {
+    run(t, true, fn, arg);
 }
 
 struct tiles {
@@ -212,5 +250,5 @@ void team_for(struct team *t, int64_t tiles, void (*fn)(void *arg, int64_t tile,
     }
     struct tiles job = {.team = t, .count = tiles, .fn = fn, .arg = arg};
     atomic_store(&t->next_tile, 0);
-    team_run(t, run_tiles, &job);
+    run(t, false, run_tiles, &job);
 }

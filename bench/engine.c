@@ -172,6 +172,11 @@ static int check_answer(struct call *c) {
     return status_set(&c->status, STATUS_INTERNAL, "other bits than the first answer to this clip");
 }
 
+static int complain(const struct way *way, const struct call *c) {
+    fprintf(stderr, "bench_engine: %s, clip of %.2f s: %s\n", way->name, c->clip->seconds, c->status.message);
+    return 1;
+}
+
 /* Runs the first `count` calls; *elapsed_s and *audio_s may be NULL. Says on standard error what went wrong.
  */
 static int run_calls(struct bench *b, const struct way *way, int count, int in_flight_max, double *elapsed_s,
@@ -188,15 +193,14 @@ static int run_calls(struct bench *b, const struct way *way, int count, int in_f
             if (way->start(c) == 0)
                 in_flight++;
             else
-                failed += fprintf(stderr, "bench_engine: %s: %s\n", way->name, c->status.message) > 0;
+                failed += complain(way, c);
             continue;
         }
         struct call *c = queue_take(b->done);
         in_flight--;
         take_engine_answer(c);
         if (check_answer(c))
-            failed += fprintf(stderr, "bench_engine: %s, clip of %.2f s: %s\n", way->name, c->clip->seconds,
-                              c->status.message) > 0;
+            failed += complain(way, c);
         audio += c->clip->seconds;
         end_ns = c->end_ns > end_ns ? c->end_ns : end_ns;
     }

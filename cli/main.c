@@ -11,6 +11,7 @@ static const struct {
 } commands[] = {
     {"predict", cli_predict, "the emotions in audio files"},
     {"serve", cli_serve, "the gRPC server"},
+    {"bench", cli_bench, "load for a running server, and how it bore it"},
     {"inspect", cli_inspect, "what a model folder holds, and whether it loads"},
     {"version", cli_version, "version, and what this machine offers"},
 };

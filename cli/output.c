@@ -6,8 +6,7 @@
 #include "base/text.h"
 #include "cli/cli.h"
 
-/* ---- JSON
- * -------------------------------------------------------------------------------------------------- */
+/* ---- JSON ---- */
 
 static void put_floats_or_null(struct text *t, const char *key, const float *values, int count) {
     text_printf(t, ",\"%s\":", key);
@@ -22,83 +21,84 @@ static void put_number(struct text *t, const char *key, double value) {
     text_put_json_double(t, value);
 }
 
-static void put_windows(struct text *t, const struct engine_result *r, int labels) {
+static void put_windows(struct text *t, const struct cli_answer *a) {
     text_put(t, ",\"windows\":[");
-    for (int i = 0; i < r->windows_count; i++) {
-        const struct engine_window *w = &r->windows[i];
+    for (int i = 0; i < a->windows_count; i++) {
+        const struct cli_window *w = &a->windows[i];
         text_put(t, i ? ",{" : "{");
         put_number(t, "start_s", w->start_s);
         text_put(t, ",");
         put_number(t, "end_s", w->end_s);
-        text_printf(t, ",\"status\":\"%s\"", engine_outcome_name(w->outcome));
-        put_floats_or_null(t, "scores", w->scores, labels);
+        text_printf(t, ",\"status\":\"%s\"", w->status);
+        put_floats_or_null(t, "scores", w->scores, a->labels_count);
         text_put(t, "}");
     }
     text_put(t, "]");
 }
 
-static void put_answer(struct text *t, const struct engine_result *r, const struct model_info *info) {
+static void put_scores(struct text *t, const struct cli_answer *a) {
     text_put(t, ",\"labels\":[");
-    for (int i = 0; i < info->labels_count; i++) {
+    for (int i = 0; i < a->labels_count; i++) {
         text_put(t, i ? "," : "");
-        text_put_json_string(t, info->labels[i]);
+        text_put_json_string(t, a->labels[i]);
     }
     text_put(t, "]");
-    put_floats_or_null(t, "scores", r ? r->scores : NULL, info->labels_count);
-    put_floats_or_null(t, "logits", r ? r->logits : NULL, info->labels_count);
-    if (r && r->embedding)
-        put_floats_or_null(t, "embedding", r->embedding, info->hidden);
+    put_floats_or_null(t, "scores", a->scores, a->labels_count);
+    put_floats_or_null(t, "logits", a->logits, a->labels_count);
+    if (a->embedding)
+        put_floats_or_null(t, "embedding", a->embedding, a->embedding_count);
     text_put(t, ",\"dominant\":");
-    if (r && r->dominant >= 0) {
+    if (a->dominant >= 0) {
         text_put(t, "{\"label\":");
-        text_put_json_string(t, info->labels[r->dominant]);
+        text_put_json_string(t, a->labels[a->dominant]);
         text_put(t, ",\"score\":");
-        text_put_json_float(t, r->scores[r->dominant]);
+        text_put_json_float(t, a->scores[a->dominant]);
         text_put(t, "}");
     } else {
         text_put(t, "null");
     }
-    if (r && r->windows)
-        put_windows(t, r, info->labels_count);
+    if (a->windows)
+        put_windows(t, a);
 }
 
-static void put_receipt(struct text *t, const struct engine_result *r, const struct model_info *info) {
-    const char *name = strrchr(info->dir, '/');
+static void put_receipt(struct text *t, const struct cli_answer *a) {
     text_put(t, ",\"receipt\":{\"model\":");
-    text_put_json_string(t, name && name[1] ? name + 1 : info->dir);
-    text_printf(t, ",\"digest\":\"%s\",\"device\":\"%s\",\"precision\":\"%s\",\"batch_size\":%d,",
-                info->digest, info->device, info->precision, r ? r->batch_size : 0);
-    put_number(t, "queue_ms", r ? r->queue_ms : 0);
+    text_put_json_string(t, a->receipt.model);
+    text_put(t, ",\"digest\":");
+    text_put_json_string(t, a->receipt.digest);
+    text_put(t, ",\"device\":");
+    text_put_json_string(t, a->receipt.device);
+    text_put(t, ",\"precision\":");
+    text_put_json_string(t, a->receipt.precision);
+    text_printf(t, ",\"batch_size\":%d,", a->receipt.batch_size);
+    put_number(t, "queue_ms", a->receipt.queue_ms);
     text_put(t, ",");
-    put_number(t, "compute_ms", r ? r->compute_ms : 0);
+    put_number(t, "compute_ms", a->receipt.compute_ms);
     text_put(t, ",");
-    put_number(t, "audio_s", r ? r->audio_s : 0);
+    put_number(t, "audio_s", a->receipt.audio_s);
     text_put(t, "}");
 }
 
-void cli_print_json(const struct cli_result *c, const struct model *m) {
-    const struct model_info *info = model_get_info(m);
-    const struct engine_result *r = c->result;
+void cli_print_json(const struct cli_answer *a) {
     struct text t;
     text_init_growing(&t);
     text_put(&t, "{\"file\":");
-    text_put_json_string(&t, c->file);
-    text_printf(&t, ",\"status\":\"%s\",\"message\":", engine_outcome_name(r ? r->outcome : ENGINE_ERROR));
-    text_put_json_string(&t, r ? r->status.message : c->status->message);
+    text_put_json_string(&t, a->file);
+    text_printf(&t, ",\"status\":\"%s\",\"message\":", a->status);
+    text_put_json_string(&t, a->message);
     text_put(&t, ",");
-    put_number(&t, "duration_s", r ? r->duration_s : 0);
-    put_answer(&t, r, info);
-    put_receipt(&t, r, info);
+    put_number(&t, "duration_s", a->duration_s);
+    put_scores(&t, a);
+    put_receipt(&t, a);
     text_put(&t, "}\n");
     if (t.failed)
-        fprintf(stderr, "timbre: %s: out of memory while printing\n", c->file);
+        fprintf(stderr, "timbre: %s: out of memory while printing\n", a->file);
     else
         fputs(t.data, stdout);
     text_free(&t);
 }
 
-/* ---- for people
- * -------------------------------------------------------------------------------------------- */
+/* ---- for people ---- */
 
 enum { BAR_CELLS = 32, LABELS_SHOWN = 10 };
 
@@ -121,57 +121,65 @@ static void print_bar(float score) {
         fputc(' ', stdout);
 }
 
-static void print_scores(const struct engine_result *r, const struct model_info *info) {
-    int *order = malloc((size_t)info->labels_count * sizeof *order), width = 0;
+/* What others wrote must not drive the terminal. */
+static void print_plain(const char *text) {
+    for (; *text; text++)
+        putchar((unsigned char)*text < ' ' || *text == 0x7f ? ' ' : *text);
+}
+
+static void print_scores(const struct cli_answer *a) {
+    int *order = malloc((size_t)a->labels_count * sizeof *order), width = 0;
     if (!order)
         return;
-    for (int i = 0; i < info->labels_count; i++) {
-        int length = (int)strlen(info->labels[i]);
+    for (int i = 0; i < a->labels_count; i++) {
+        int length = (int)strlen(a->labels[i]);
         width = length > width ? length : width;
         order[i] = i;
     }
-    sort_scores = r->scores;
-    if (r->dominant >= 0)
-        qsort(order, (size_t)info->labels_count, sizeof *order, by_score);
-    for (int i = 0; i < info->labels_count && i < LABELS_SHOWN; i++) {
-        printf("  %-*s ", width, info->labels[order[i]]);
-        print_bar(r->scores[order[i]]);
-        printf(" %6.3f\n", (double)r->scores[order[i]]);
+    sort_scores = a->scores;
+    if (a->dominant >= 0)
+        qsort(order, (size_t)a->labels_count, sizeof *order, by_score);
+    for (int i = 0; i < a->labels_count && i < LABELS_SHOWN; i++) {
+        const char *label = a->labels[order[i]];
+        printf("  ");
+        print_plain(label);
+        printf("%*s ", width - (int)strlen(label), "");
+        print_bar(a->scores[order[i]]);
+        printf(" %6.3f\n", (double)a->scores[order[i]]);
     }
     free(order);
 }
 
-static void print_windows(const struct engine_result *r, const struct model *m) {
-    const struct model_info *info = model_get_info(m);
-    for (int i = 0; i < r->windows_count; i++) {
-        const struct engine_window *w = &r->windows[i];
-        int best = w->scores ? model_dominant(m, w->scores) : -1;
+static void print_windows(const struct cli_answer *a) {
+    for (int i = 0; i < a->windows_count; i++) {
+        const struct cli_window *w = &a->windows[i];
         printf("  %7.2f – %7.2f s  ", w->start_s, w->end_s);
-        if (best >= 0)
-            printf("%s %.3f\n", info->labels[best], (double)w->scores[best]);
-        else if (w->scores)
-            for (int l = 0; l < info->labels_count; l++)
-                printf("%s %.3f%s", info->labels[l], (double)w->scores[l],
-                       l + 1 < info->labels_count ? ", " : "\n");
-        else
-            printf("%s\n", engine_outcome_name(w->outcome));
+        for (int l = 0; w->scores && l < a->labels_count; l++) {
+            if (w->dominant >= 0 && l != w->dominant)
+                continue;
+            print_plain(a->labels[l]);
+            printf(" %.3f%s", (double)w->scores[l], w->dominant < 0 && l + 1 < a->labels_count ? ", " : "");
+        }
+        printf("%s\n", w->scores ? "" : w->status);
     }
 }
 
-void cli_print_table(const struct cli_result *c, const struct model *m) {
-    const struct model_info *info = model_get_info(m);
-    const struct engine_result *r = c->result;
-    if (!r || r->outcome == ENGINE_ERROR) {
-        printf("%s: error: %s\n", c->file, r ? r->status.message : c->status->message);
+void cli_print_table(const struct cli_answer *a) {
+    if (strcmp(a->status, "error") == 0) {
+        printf("%s: error: ", a->file);
+        print_plain(a->message);
+        printf("\n");
         return;
     }
-    printf("%s  %.2f s  ", c->file, r->duration_s);
-    if (r->outcome != ENGINE_OK) {
-        printf("%s (%s)\n", engine_outcome_name(r->outcome), r->status.message);
+    printf("%s  %.2f s  ", a->file, a->duration_s);
+    if (!a->scores) {
+        printf("%s (", a->status);
+        print_plain(a->message);
+        printf(")\n");
     } else {
-        printf("%s\n", r->dominant >= 0 ? info->labels[r->dominant] : "");
-        print_scores(r, info);
+        print_plain(a->dominant >= 0 ? a->labels[a->dominant] : "");
+        printf("\n");
+        print_scores(a);
     }
-    if (r->windows)
-        print_windows(r, m);
+    print_windows(a);
 }

@@ -1,5 +1,5 @@
-/* timbre predict: the emotions in audio files. Files go through the engine's batcher; answers come in the
- * order given. */
+/* timbre predict: the emotions in audio files. Many are under way at a time; answers come in the order given.
+ */
 #include <errno.h>
 #include <getopt.h>
 #include <math.h>
@@ -9,12 +9,9 @@
 
 #include "base/clock.h"
 #include "base/file.h"
-#include "cli/cli.h"
+#include "cli/predict.h"
 
-enum {
-    IN_FLIGHT_MAX = 128, /* files between reading and printing; bounds memory */
-    PIECE_BYTES = 1 << 16,
-};
+enum { PIECE_BYTES = 1 << 16, SERVER_DEADLINE_MS = 120000, SERVER_ATTEMPTS_MAX = 6, SERVER_BACKOFF_MS_MAX = 1000 };
 
 static const char HELP[] =
     "usage: timbre predict [OPTION]... FILE...\n"
@@ -40,20 +37,12 @@ static const char HELP[] =
     "  --max-duration S         refuse longer audio; default 1800\n"
     "  --json                   one JSON object a line instead of the table\n"
     "\n"
+    "Ask a running server instead of computing here; --model is then a name of the server's:\n"
+    "\n" CLI_SERVER_HELP "\n"
     "Environment: FFMPEG_BIN, the ffmpeg program for what libsndfile cannot read; TIMBRE_CPU = avx512, avx2 "
     "or\n"
     "portable forces a code path. Exit status: 0 all files answered, 1 some failed, 2 wrong usage, 3 could "
     "not start.\n";
-
-struct arguments {
-    struct engine_options engine;
-    struct model_options model;
-    const char *model_dir;
-    struct engine_request_options request;
-    bool json;
-    char **files;
-    int files_count;
-};
 
 enum predict_option {
     O_MODEL = 256,
@@ -74,7 +63,6 @@ enum predict_option {
     O_CHANNELS,
     O_FILE_BYTES,
     O_DURATION,
-    O_SERVER,
     O_JSON,
     O_HELP,
 };
@@ -98,7 +86,7 @@ static const struct option options[] = {
     {"channels", required_argument, NULL, O_CHANNELS},
     {"max-file-bytes", required_argument, NULL, O_FILE_BYTES},
     {"max-duration", required_argument, NULL, O_DURATION},
-    {"server", required_argument, NULL, O_SERVER},
+    CLI_SERVER_OPTIONS,
     {"json", no_argument, NULL, O_JSON},
     {"help", no_argument, NULL, O_HELP},
     {NULL, 0, NULL, 0},
@@ -117,25 +105,25 @@ static bool parse_encoding(const char *name, enum audio_encoding *encoding) {
 }
 
 /* Takes one option; false after a message when its value is wrong. */
-static bool take_option(struct arguments *a, int option, const char *value) {
+static bool take_option(struct predict_arguments *a, int option, const char *value) {
     long n = 0;
     switch (option) {
     case O_MODEL:
-        a->model_dir = value;
+        a->model = value;
         return true;
     case O_DEVICE:
-        a->model.device = value;
+        a->model_options.device = value;
         return cli_parse_choice("--device", value, "auto cpu cuda ref");
     case O_PRECISION:
-        a->model.precision = value;
+        a->model_options.precision = value;
         return cli_parse_choice("--precision", value, "auto fp32 bf16 int8");
     case O_THREADS:
         if (!cli_parse_int("--threads", value, 0, 256, &n))
             return false;
-        a->model.threads = (int)n;
+        a->model_options.threads = (int)n;
         return true;
     case O_NO_PIN:
-        a->model.pin = false;
+        a->model_options.pin = false;
         return true;
     case O_BATCH_S:
         return cli_parse_double("--max-batch-seconds", value, ENGINE_WHOLE_S_MAX, 100000,
@@ -152,13 +140,13 @@ static bool take_option(struct arguments *a, int option, const char *value) {
         a->request.embedding = true;
         return true;
     case O_LABELS:
-        a->model.labels_path = value;
+        a->model_options.labels_path = value;
         return true;
     case O_OUTPUT:
-        a->model.output = value;
+        a->model_options.output = value;
         return cli_parse_choice("--output", value, "auto softmax sigmoid none");
     case O_HEAD_ACTIVATION:
-        a->model.head_activation = value;
+        a->model_options.head_activation = value;
         return cli_parse_choice("--head-activation", value, "none tanh relu");
     case O_RAW:
         return parse_encoding(value, &a->request.format.encoding);
@@ -179,25 +167,51 @@ static bool take_option(struct arguments *a, int option, const char *value) {
         return true;
     case O_DURATION:
         return cli_parse_double("--max-duration", value, 0.001, 1e6, &a->engine.audio.duration_s_max);
-    case O_SERVER:
-        fprintf(stderr, "timbre: --server %s: this version has no client yet; predict runs on this machine\n",
-                value);
-        return false;
     case O_JSON:
         a->json = true;
         return true;
     }
-    return false;
+    return cli_take_server_option(&a->server, option, value);
+}
+
+/* What only a model on this machine has. */
+static bool is_local(int option) {
+    switch (option) {
+    case O_DEVICE:
+    case O_PRECISION:
+    case O_THREADS:
+    case O_NO_PIN:
+    case O_BATCH_S:
+    case O_SILENCE:
+    case O_LABELS:
+    case O_OUTPUT:
+    case O_HEAD_ACTIVATION:
+    case O_DURATION:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static const char *name_of(int option) {
+    for (const struct option *o = options; o->name; o++)
+        if (o->val == option)
+            return o->name;
+    return "";
 }
 
 /* -1: go on; else the exit status. */
-static int parse(struct arguments *a, int argc, char **argv) {
+static int parse(struct predict_arguments *a, int argc, char **argv) {
     engine_options_init(&a->engine);
-    a->model.pin = true;
+    a->model_options.pin = true;
     a->engine.audio.ffmpeg = getenv("FFMPEG_BIN");
-    a->engine.queue_depth = IN_FLIGHT_MAX;
+    a->engine.queue_depth = PREDICT_IN_FLIGHT_MAX;
+    a->server.attempts_max = SERVER_ATTEMPTS_MAX;
+    a->server.backoff_max_ms = SERVER_BACKOFF_MS_MAX;
+    a->server.deadline_ms = SERVER_DEADLINE_MS;
     a->request =
         (struct engine_request_options){.format = {.rate_hz = 16000, .channels = 1}, .order = ENGINE_BULK};
+    int local = 0, remote = 0; /* options that were given, of either kind */
     for (int option; (option = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         if (option == O_HELP || option == 'h') {
             fputs(HELP, stdout);
@@ -207,6 +221,8 @@ static int parse(struct arguments *a, int argc, char **argv) {
             fprintf(stderr, "`timbre predict --help` tells the options\n");
             return CLI_USAGE;
         }
+        local = is_local(option) ? option : local;
+        remote = option > CLI_O_SERVER ? option : remote;
     }
     a->files = argv + optind;
     a->files_count = argc - optind;
@@ -216,31 +232,17 @@ static int parse(struct arguments *a, int argc, char **argv) {
         return cli_fail("predict", CLI_USAGE, "--hop needs --window");
     if (a->request.hop_s > a->request.window_s)
         return cli_fail("predict", CLI_USAGE, "--hop is longer than --window");
-    if (!a->model_dir)
-        a->model_dir = cli_default_model();
+    if (a->server.target && local)
+        return cli_fail("predict", CLI_USAGE, "--%s is for a model on this machine, not with --server",
+                        name_of(local));
+    if (!a->server.target && remote)
+        return cli_fail("predict", CLI_USAGE, "--%s needs --server", name_of(remote));
     return -1;
 }
 
-/* One file on its way: where it is, until it is printed. */
-struct entry {
-    struct engine_request *request;
-    struct status status; /* why there is no request */
-    bool done;
-};
-
-struct run {
-    const struct arguments *arguments;
-    struct engine *engine;
-    struct engine_model *model;
-    struct queue *replies;
-    struct entry entries[IN_FLIGHT_MAX]; /* ring: file i is at i % IN_FLIGHT_MAX */
-    int printed, submitted, in_engine;
-    int failed;
-    double audio_s;
-    int64_t start_ns;
-};
-
-static int feed_file(struct engine_request *r, const char *path, struct status *st) {
+int predict_read_file(const char *path,
+                      int (*take)(void *arg, const void *data, size_t bytes, struct status *st), void *arg,
+                      struct status *st) {
     const bool standard_input = strcmp(path, "-") == 0;
     if (!standard_input && file_kind(path) == 2)
         return status_set(st, STATUS_INVALID_ARGUMENT, "a folder, not a file");
@@ -250,7 +252,7 @@ static int feed_file(struct engine_request *r, const char *path, struct status *
     char piece[PIECE_BYTES];
     int result = 0;
     for (size_t n; result == 0 && (n = fread(piece, 1, sizeof piece, f)) > 0;)
-        result = engine_feed(r, piece, n, st);
+        result = take(arg, piece, n, st);
     if (result == 0 && ferror(f))
         result = status_set(st, STATUS_INVALID_ARGUMENT, "%s", strerror(errno));
     if (!standard_input)
@@ -258,51 +260,46 @@ static int feed_file(struct engine_request *r, const char *path, struct status *
     return result;
 }
 
+struct run {
+    const struct predict_arguments *arguments;
+    const struct predict_backend *backend;
+    void *self;
+    bool over[PREDICT_IN_FLIGHT_MAX]; /* file i has slot i % PREDICT_IN_FLIGHT_MAX */
+    int printed, submitted, under_way;
+    int failed;
+    double audio_s;
+    int64_t start_ns;
+};
+
 static void submit(struct run *run) {
-    struct entry *entry = &run->entries[run->submitted % IN_FLIGHT_MAX];
-    struct engine_request_options o = run->arguments->request;
-    const char *path = run->arguments->files[run->submitted++];
-    o.model = run->model;
-    o.replies = run->replies;
-    o.user = entry;
-    *entry = (struct entry){0};
-    if (engine_open(&entry->request, &o, &entry->status) ||
-        feed_file(entry->request, path, &entry->status) ||
-        engine_finish(entry->request, true, &entry->status)) {
-        engine_close(entry->request);
-        entry->request = NULL;
-        entry->done = true;
-        return;
-    }
-    run->in_engine++;
+    const int slot = run->submitted % PREDICT_IN_FLIGHT_MAX;
+    const bool under_way = run->backend->submit(run->self, slot, run->arguments->files[run->submitted++]);
+    run->over[slot] = !under_way;
+    run->under_way += under_way;
 }
 
-static void take_reply(struct run *run) {
-    struct engine_request *r = queue_take(run->replies);
-    struct entry *entry = engine_get_user(r);
-    entry->done = true;
-    run->in_engine--;
-    run->audio_s += engine_get_result(r)->duration_s;
+static void take(struct run *run) {
+    run->over[run->backend->take(run->self)] = true;
+    run->under_way--;
 }
 
-/* Prints what is done and whose turn it is. */
+/* Prints what is over and whose turn it is. */
 static void print_ready(struct run *run) {
-    const struct arguments *a = run->arguments;
+    const struct predict_arguments *a = run->arguments;
     for (; run->printed < run->submitted; run->printed++) {
-        struct entry *entry = &run->entries[run->printed % IN_FLIGHT_MAX];
-        if (!entry->done)
+        const int slot = run->printed % PREDICT_IN_FLIGHT_MAX;
+        struct cli_answer answer = {.file = a->files[run->printed]};
+        if (!run->over[slot])
             return;
-        struct cli_result r = {.file = a->files[run->printed],
-                               .result = entry->request ? engine_get_result(entry->request) : NULL,
-                               .status = &entry->status};
+        run->backend->fill(run->self, slot, &answer);
         cli_progress_clear();
         if (a->json)
-            cli_print_json(&r, engine_model_get(run->model));
+            cli_print_json(&answer);
         else
-            cli_print_table(&r, engine_model_get(run->model));
-        run->failed += !r.result || r.result->outcome == ENGINE_ERROR;
-        engine_close(entry->request);
-        entry->request = NULL;
+            cli_print_table(&answer);
+        run->failed += strcmp(answer.status, "error") == 0;
+        run->audio_s += answer.duration_s;
+        run->backend->close(run->self, slot);
     }
 }
 
@@ -310,12 +307,13 @@ static void run_files(struct run *run) {
     const int total = run->arguments->files_count;
     run->start_ns = clock_now_ns();
     while (run->printed < total) {
-        if (run->submitted < total && run->submitted - run->printed < IN_FLIGHT_MAX)
+        if (run->submitted < total && run->submitted - run->printed < PREDICT_IN_FLIGHT_MAX &&
+            run->backend->has_room(run->self))
             submit(run);
-        else if (run->in_engine)
-            take_reply(run);
-        while (run->in_engine && queue_count(run->replies))
-            take_reply(run);
+        else if (run->under_way)
+            take(run);
+        while (run->under_way && !run->backend->would_wait(run->self))
+            take(run);
         print_ready(run);
         if (total > 1)
             cli_progress_show(run->printed, total, run->audio_s, clock_elapsed_ms(run->start_ns) * 1e-3);
@@ -324,25 +322,17 @@ static void run_files(struct run *run) {
 }
 
 int cli_predict(int argc, char **argv) {
-    struct arguments arguments = {0};
-    struct status st = {0};
+    struct predict_arguments arguments = {.json = false};
     int result = parse(&arguments, argc, argv);
     if (result >= 0)
         return result;
-    struct run *run = calloc(1, sizeof *run);
-    if (!run)
-        return cli_fail("predict", CLI_NOT_STARTED, "out of memory");
-    run->arguments = &arguments;
-    if (queue_new(&run->replies, IN_FLIGHT_MAX, &st) || engine_new(&run->engine, &arguments.engine, &st) ||
-        engine_model_load(&run->model, run->engine, "default", arguments.model_dir, &arguments.model, &st)) {
-        result = cli_fail("predict", CLI_NOT_STARTED, "%s", st.message);
-    } else {
-        cli_print_warnings("predict", engine_model_get(run->model));
-        run_files(run);
-        result = run->failed ? CLI_SOME_FAILED : CLI_OK;
+    struct run run = {.arguments = &arguments,
+                      .backend = arguments.server.target ? &predict_server : &predict_local};
+    result = run.backend->open(&run.self, &arguments);
+    if (result == CLI_OK) {
+        run_files(&run);
+        result = run.failed ? CLI_SOME_FAILED : CLI_OK;
     }
-    engine_del(run->engine);
-    queue_del(run->replies);
-    free(run);
+    run.backend->end(run.self);
     return fflush(stdout) == 0 ? result : CLI_SOME_FAILED;
 }

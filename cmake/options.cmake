@@ -19,6 +19,9 @@ include_directories(${PROJECT_SOURCE_DIR})
 # compiler contracts.
 add_compile_options(-ffp-contract=off)
 
+# gRPC's pkg-config names every library it is made of; the programs need two of them.
+add_link_options(-Wl,--as-needed)
+
 if(TIMBRE_SANITIZE)
   add_compile_options(-fsanitize=${TIMBRE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${TIMBRE_SANITIZE})

@@ -127,11 +127,15 @@ void request_reply(struct engine_request *r, struct request_wake *w) {
         result->windows_count = r->windows_count;
     }
     audio_clip_free(&r->clip);
+    if (!replies) { /* the wake hands it over, so it cannot stand for others */
+        own.wake(own.arg);
+        return;
+    }
     if (!w)
         w = &alone;
     if (w->wake != own.wake || w->arg != own.arg)
         request_wake_flush(w);
-    if (replies && !queue_try_put(replies, r)) { /* who is to make room may be asleep */
+    if (!queue_try_put(replies, r)) { /* who is to make room may be asleep */
         request_wake_flush(w);
         queue_put(replies, r);
     } /* from here on the request is the caller's */

@@ -287,7 +287,8 @@ int call_open_request(struct call *c, struct engine_request **r, struct engine_r
     o->wake = wake;
     o->wake_arg = slot;
     o->user = slot;
-    o->deadline_ns = c->deadline_ns;
+    if (c->deadline_ns && (o->deadline_ns == 0 || c->deadline_ns < o->deadline_ns))
+        o->deadline_ns = c->deadline_ns;
     *slot = (struct call_request){.tag = {.fn = answered, .call = c}, .user = user};
     if (engine_open(&slot->request, o, st))
         return -1;
@@ -378,7 +379,7 @@ static void arrived(struct call *c, bool ok, struct tag *t) {
     call_arm(s);
     list(c);
     note_peer(c);
-    c->begin_ns = clock_now_ns();
+    s->last_arrival_ns = c->begin_ns = clock_now_ns();
     c->deadline_ns = convert_deadline(c->details.deadline);
     c->method = methods_find((const char *)GRPC_SLICE_START_PTR(c->details.method),
                              GRPC_SLICE_LENGTH(c->details.method));

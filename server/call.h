@@ -73,8 +73,8 @@ void call_set_model(struct call *c, const char *name); /* for the log; copied, c
 
 /* ---- the engine ---- */
 
-/* engine_open with wake and deadline set: the answer comes to on_answer, with `user`. Errors: those of
- * engine_open; RESOURCE_EXHAUSTED (CALL_REQUESTS_MAX of this call are open). */
+/* engine_open with wake set, and the deadline no later than the call's: the answer comes to on_answer, with
+ * `user`. Errors: those of engine_open; RESOURCE_EXHAUSTED (CALL_REQUESTS_MAX of this call are open). */
 int call_open_request(struct call *c, struct engine_request **r, struct engine_request_options *o, void *user,
                       struct status *st);
 /* Exactly one of these follows: engine_finish (its errors; then the handler still owns the request, and calls
@@ -87,7 +87,8 @@ void call_drop_request(struct call *c, struct engine_request *r);
  */
 void call_hold(struct call *c);
 void call_wake(struct call *c, int value);
-void call_unhold(struct call *c); /* instead of call_wake, on the completion-queue thread: no work was begun */
+void call_unhold(
+    struct call *c); /* instead of call_wake, on the completion-queue thread: no work was begun */
 
 /* ---- answering ---- */
 

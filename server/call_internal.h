@@ -29,8 +29,8 @@ struct call {
     bool answered;  /* call_reply, call_fail or call_end was called */
     bool initial_sent, sending, reading;
     bool no_message; /* unary, and the caller was done without one */
-    int references; /* batches, requests, holds; the completion-queue thread's own */
-    int woken;      /* call_wake's value */
+    int references;  /* batches, requests, holds; the completion-queue thread's own */
+    int woken;       /* call_wake's value */
 
     grpc_call *grpc;
     grpc_call_details details;

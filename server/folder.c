@@ -24,11 +24,11 @@ static bool is_version(const char *name) {
     return bytes > 0 && bytes <= VERSION_DIGITS_MAX && name[0] != '0' && strspn(name, "0123456789") == bytes;
 }
 
-static int join(char path[FOLDER_PATH_BYTES], const char *dir, const char *name, struct status *st) {
-    if (snprintf(path, FOLDER_PATH_BYTES, "%s/%s", dir, name) < FOLDER_PATH_BYTES)
+static int join(char path[FOLDER_DIR_BYTES], const char *dir, const char *name, struct status *st) {
+    if (snprintf(path, FOLDER_DIR_BYTES, "%s/%s", dir, name) < FOLDER_DIR_BYTES)
         return 0;
     return status_set(st, STATUS_INVALID_ARGUMENT, "%.200s/%.100s: a path of more than %d bytes", dir, name,
-                      FOLDER_PATH_BYTES - 1);
+                      FOLDER_DIR_BYTES - 1);
 }
 
 static int add_model(const char *name, const char *dir, struct folder_model *models, int *count,
@@ -49,7 +49,7 @@ static int add_model(const char *name, const char *dir, struct folder_model *mod
     struct folder_model *m = &models[*count];
     if (strlen(dir) >= sizeof m->dir)
         return status_set(st, STATUS_INVALID_ARGUMENT, "model %s: a path of more than %d bytes", name,
-                          FOLDER_PATH_BYTES - 1);
+                          FOLDER_DIR_BYTES - 1);
     memcpy(m->name, name, strlen(name) + 1);
     memcpy(m->dir, dir, strlen(dir) + 1);
     ++*count;
@@ -96,7 +96,7 @@ static void free_names(struct dirent **names, int count) {
 }
 
 static bool is_model(const char *dir) {
-    char path[FOLDER_PATH_BYTES];
+    char path[FOLDER_DIR_BYTES];
     return join(path, dir, "config.json", NULL) == 0 && file_kind(path) != 0;
 }
 
@@ -107,7 +107,7 @@ static bool holds_versions(const char *dir) {
     if (list_names(dir, &names, &count, NULL))
         return false;
     for (int i = 0; i < count; i++) {
-        char path[FOLDER_PATH_BYTES];
+        char path[FOLDER_DIR_BYTES];
         found = found || (is_version(names[i]->d_name) && join(path, dir, names[i]->d_name, NULL) == 0 &&
                           file_kind(path) == KIND_FOLDER);
     }
@@ -122,7 +122,7 @@ int folder_list_models(const char *dir, struct folder_model models[SERVER_MODELS
     if (list_names(dir, &names, &names_count, st))
         return status_prefix(st, "--models-dir");
     for (int i = 0; i < names_count && !failed; i++) {
-        char path[FOLDER_PATH_BYTES];
+        char path[FOLDER_DIR_BYTES];
         failed = join(path, dir, names[i]->d_name, st);
         if (failed || file_kind(path) != KIND_FOLDER)
             continue;
@@ -164,7 +164,7 @@ int folder_list_versions(const char *name, const char *dir,
         return 0;
     }
     for (int i = 0; i < names_count && !failed; i++) {
-        char path[FOLDER_PATH_BYTES];
+        char path[FOLDER_DIR_BYTES];
         if (!is_version(names[i]->d_name))
             continue;
         failed = join(path, dir, names[i]->d_name, st);

@@ -5,13 +5,13 @@
 
 #include "server/repository.h"
 
-enum { FOLDER_PATH_BYTES = 4096 };
+enum { FOLDER_DIR_BYTES = 4096 };
 
 struct folder_model {
-    char name[REPOSITORY_NAME_BYTES], dir[FOLDER_PATH_BYTES];
+    char name[REPOSITORY_NAME_BYTES], dir[FOLDER_DIR_BYTES];
 };
 struct folder_version {
-    char version[REPOSITORY_VERSION_BYTES], dir[FOLDER_PATH_BYTES];
+    char version[REPOSITORY_VERSION_BYTES], dir[FOLDER_DIR_BYTES];
 };
 
 /* Whether it can be a model's name: 1 to REPOSITORY_NAME_BYTES - 1 of A-Z a-z 0-9 . _ -, not beginning with a

@@ -20,7 +20,7 @@
 #include "base/text.h"
 
 enum {
-    BACKLOG = 256,
+    BACKLOG = 1024,
     HEADER_BYTES_MAX = 4096, /* of one request, all its headers */
     PIECE_BYTES_MAX = 16384, /* of a body, written at once */
     HEAD_BYTES_MAX = 1024,   /* of an answer */
@@ -235,6 +235,8 @@ static int handle_http(struct lws *wsi, enum lws_callback_reasons reason, void *
         forget_answer(c);
         c->wsi = NULL;
         return 0;
+    case LWS_CALLBACK_RAW_ADOPT: /* what CONNECT makes of a connection */
+        return -1;
     default:
         return 0;
     }

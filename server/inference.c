@@ -92,7 +92,7 @@ static void send_item(struct call *c, const struct inference_item *i) {
     } else if (!(error ? send_error(c, i, error) : send_answer(c, i))) {
         status_set(&st, STATUS_RESOURCE_EXHAUSTED, "%d answers wait to be read by the caller, the limit",
                    CALL_STREAM_SENDS_MAX);
-        call_fail(c, &st, &(struct failure){.reason = "CALLER_DOES_NOT_READ"});
+        call_fail(c, &st, NULL);
     }
 }
 

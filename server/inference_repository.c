@@ -69,7 +69,7 @@ static bool check_allowed(struct call *c) {
     status_set(
         &st, STATUS_PERMISSION_DENIED,
         "model-control: this server loads and unloads nothing; it was started without --model-control");
-    call_fail(c, &st, &(struct failure){.reason = "MODEL_CONTROL_OFF", .limit = "model-control"});
+    call_fail(c, &st, NULL);
     return false;
 }
 

@@ -9,9 +9,20 @@
 /* The one event that belongs to no call. */
 static struct tag shut_down_tag;
 
-static void begin_shutdown(struct server *s) {
+/* Once shut down, gRPC resets calls that cross its GOAWAY, and their callers read CANCELLED, which nobody
+ * tries again. So callers are told UNAVAILABLE (admit.c) until none has come for a while. */
+enum { QUIET_MS = 100, QUIET_WAIT_MS_MAX = 2000 };
+
+static void shut_down_when_quiet(struct server *s) {
+    const int64_t now_ns = clock_now_ns(), ms = 1000000;
+    if (s->draining_since_ns == 0) {
+        s->draining_since_ns = now_ns;
+        health_end_watches(s->health);
+    }
+    if (now_ns - s->last_arrival_ns < QUIET_MS * ms &&
+        now_ns - s->draining_since_ns < QUIET_WAIT_MS_MAX * ms && !atomic_load(&s->cancel_all))
+        return;
     s->shut_down = true;
-    health_end_watches(s->health);
     grpc_server_shutdown_and_notify(s->grpc, s->cq, &shut_down_tag);
 }
 
@@ -23,7 +34,7 @@ static void follow_phase(struct server *s) {
         health_update(s->health);
     }
     if (phase >= SERVER_DRAINING && !s->shut_down)
-        begin_shutdown(s);
+        shut_down_when_quiet(s);
     if (atomic_load(&s->cancel_all) && s->shut_down && !s->cancelled_all) {
         s->cancelled_all = true;
         grpc_server_cancel_all_calls(s->grpc);
@@ -44,6 +55,7 @@ static void tick(struct server *s) {
     follow_phase(s);
     if (repository_update(s->repository))
         tell_models(s);
+    health_update(s->health); /* watchers that had not read the last state yet */
     telemetry_set_ready(s->telemetry, server_is_ready(s));
     for (struct call *c = s->calls, *next; c; c = next) {
         next = c->next;

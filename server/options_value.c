@@ -81,13 +81,14 @@ static int set_bytes(const struct option_row *row, struct server_options *o, con
     return 0;
 }
 
-/* strtod would also take spaces, hexadecimal numbers, infinities and "nan". */
+/* strtod would also take spaces, hexadecimal numbers, "inf" and "nan". What is too large becomes infinite and
+ * is out of every range. */
 static bool read_number(const char *text, double *value) {
     char *end;
     if (text[0] == 0 || text[strspn(text, "0123456789.eE+-")])
         return false;
     *value = strtod(text, &end);
-    return end != text && *end == 0 && isfinite(*value);
+    return end != text && *end == 0;
 }
 
 static int set_number(const struct option_row *row, struct server_options *o, const char *text,

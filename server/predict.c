@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "server/answer.h"
 #include "server/internal.h"
 
@@ -141,6 +142,8 @@ static void submit(struct call *c, struct wire_message *in, const struct wire_fi
         if (st.code == STATUS_RESOURCE_EXHAUSTED)
             f = failure_of_queue(call_get_server(c));
         call_drop_request(c, r);
+        repository_count_failure(call_get_server(c)->repository, o->model, st.code,
+                                 clock_now_ns() - call_get_begin_ns(c));
         call_fail(c, &st, &f);
     }
 }
@@ -171,6 +174,8 @@ static void predict_answer(struct call *c, struct engine_request *r, void *user)
     const struct predict *p = call_get_state(c);
     const struct engine_result *result = engine_get_result(r);
     (void)user;
+    repository_count_answer(call_get_server(c)->repository, p->model, result,
+                            clock_now_ns() - call_get_begin_ns(c));
     if (result->outcome == ENGINE_ERROR) {
         struct failure f = {0};
         if (result->status.code == STATUS_INVALID_ARGUMENT)

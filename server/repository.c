@@ -30,7 +30,7 @@ enum job_kind {
 
 struct job {
     enum job_kind kind; /* changed by the completion-queue thread alone */
-    char name[REPOSITORY_NAME_BYTES], dir[FOLDER_PATH_BYTES];
+    char name[REPOSITORY_NAME_BYTES], dir[FOLDER_DIR_BYTES];
     struct slot *loaded[REPOSITORY_VERSIONS_MAX]; /* rows to be */
     int loaded_count;
     struct engine_model *leaving[REPOSITORY_VERSIONS_MAX]; /* to be unloaded */
@@ -382,24 +382,24 @@ bool repository_update(struct repository *r) {
 }
 
 /* The folder of a name: that of --model, else one in the models-dir. */
-static int find_dir(const struct repository *r, const char *name, char dir[FOLDER_PATH_BYTES],
+static int find_dir(const struct repository *r, const char *name, char dir[FOLDER_DIR_BYTES],
                     struct status *st) {
     for (int i = 0; i < r->sources_count; i++)
         if (strcmp(r->sources[i].name, name) == 0) {
-            memcpy(dir, r->sources[i].dir, FOLDER_PATH_BYTES);
+            memcpy(dir, r->sources[i].dir, FOLDER_DIR_BYTES);
             return 0;
         }
     if (!r->options->models_dir || !folder_is_name(name))
         return fail_unknown(r, name, st);
-    if (snprintf(dir, FOLDER_PATH_BYTES, "%s/%s", r->options->models_dir, name) >= FOLDER_PATH_BYTES)
+    if (snprintf(dir, FOLDER_DIR_BYTES, "%s/%s", r->options->models_dir, name) >= FOLDER_DIR_BYTES)
         return status_set(st, STATUS_INVALID_ARGUMENT, "model %s: a path of more than %d bytes", name,
-                          FOLDER_PATH_BYTES - 1);
+                          FOLDER_DIR_BYTES - 1);
     return 0;
 }
 
 int repository_load(struct repository *r, const char *name, void (*done)(void *arg, const struct status *st),
                     void *arg, struct status *st) {
-    char dir[FOLDER_PATH_BYTES];
+    char dir[FOLDER_DIR_BYTES];
     struct slot *placeholder = NULL;
     if (find_dir(r, name, dir, st))
         return -1;

@@ -187,7 +187,8 @@ static int run(const struct server_options *o) {
     tune_malloc();
     log_init(o->log_level, o->log_json);
     grpc_init();
-    int result = log_start(&st) || start_telemetry(&s, &st) || start_engine(&s, &st) || start_network(&s, &st);
+    int result =
+        log_start(&st) || start_telemetry(&s, &st) || start_engine(&s, &st) || start_network(&s, &st);
     if (result) {
         fprintf(stderr, "timbre serve: %s\n", st.message);
     } else {

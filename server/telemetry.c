@@ -26,8 +26,8 @@ static const char *const state_names[STATES] = {"loading", "ready", "unloading",
 
 /* ErrorInfo reasons that mean: turned away by a limit or by the server's state, whatever the audio was. */
 static const char *const refusals[] = {
-    "QUEUE_FULL",     "TOO_MANY_CALLS", "TOO_MUCH_RECEIVING", "MESSAGE_TOO_LARGE",
-    "UPLOAD_TIMEOUT", "DRAINING",       "STOPPING",           "UNAUTHENTICATED",
+    "QUEUE_FULL", "TOO_MANY_CALLS", "MESSAGE_TOO_LARGE", "UPLOAD_TIMEOUT",
+    "DRAINING",   "STOPPING",       "UNAUTHENTICATED",   "MODEL_NOT_READY",
 };
 enum { REFUSALS = sizeof refusals / sizeof *refusals, REFUSAL_BYTES_MAX = 24 };
 

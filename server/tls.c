@@ -15,7 +15,7 @@
 #include "base/log.h"
 #include "server/watch.h"
 
-enum { FILES = 3, CERTIFICATES_MAX = 1000 };
+enum { FILES = 3, CERTIFICATES_MAX = 1000, EXPIRY_WARN_S = 7 * 24 * 3600 };
 enum file { CERT, KEY, CLIENT_CA };
 static const char *const options[FILES] = {"tls-cert", "tls-key", "tls-client-ca"};
 
@@ -82,7 +82,7 @@ static bool is_end_of_pem(void) {
 static int read_certificates(const struct tls *t, const struct contents *c, enum file f,
                              int (*each)(void *arg, X509 *certificate, int index, struct status *st),
                              void *arg, struct status *st) {
-    BIO *bio = BIO_new_mem_buf(c->pem[f], (int)c->bytes[f]);
+    BIO *bio = BIO_new_mem_buf(c->pem[f], -1); /* up to a zero, as core reads it */
     int count = 0, result = bio ? 0 : status_set_no_memory(st, c->bytes[f], options[f]);
     ERR_clear_error();
     while (result == 0) {
@@ -154,7 +154,7 @@ static int refuse_passphrase(char *buffer, int bytes, int writing, void *asked) 
 static int check_key(const struct tls *t, const struct contents *c, const struct chain *chain,
                      struct status *st) {
     bool asked = false;
-    BIO *bio = BIO_new_mem_buf(c->pem[KEY], (int)c->bytes[KEY]);
+    BIO *bio = BIO_new_mem_buf(c->pem[KEY], -1);
     if (!bio)
         return status_set_no_memory(st, c->bytes[KEY], options[KEY]);
     EVP_PKEY *key = PEM_read_bio_PrivateKey(bio, NULL, refuse_passphrase, &asked);
@@ -209,6 +209,7 @@ static int contents_read(struct tls *t, struct contents *c, bool *fresh, struct 
             continue;
         if (watch_read(&t->watch[f], &c->pem[f], &c->bytes[f], &changed, st)) {
             contents_free(c);
+            st->code = STATUS_INVALID_ARGUMENT;
             return status_prefix(st, "%s", options[f]);
         }
         *fresh |= changed;
@@ -225,7 +226,8 @@ static void tell_expiry(const struct tls *t, const char *what) {
     struct tm tm;
     char date[32];
     strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&end, &tm));
-    log_write(LOG_INFO, "tls", "%s: %s, valid until %s", t->paths[CERT], what, date);
+    log_write(t->contents.expiry_s - (double)time(NULL) < EXPIRY_WARN_S ? LOG_WARN : LOG_INFO, "tls",
+              "%s: %s, valid until %s", t->paths[CERT], what, date);
 }
 
 int tls_new(struct tls **out, const char *cert, const char *key, const char *client_ca, struct status *st) {
@@ -320,7 +322,10 @@ static grpc_ssl_certificate_config_reload_status fetch(void *user_data,
     if (changed) {
         grpc_ssl_pem_key_cert_pair pair = {.private_key = t->contents.pem[KEY],
                                            .cert_chain = t->contents.pem[CERT]};
-        *config = grpc_ssl_server_certificate_config_create(t->contents.pem[CLIENT_CA], &pair, 1);
+        /* Core aborts without authorities, also where it is told to ask no client for a certificate; which
+         * ones they are is of no consequence then. */
+        const char *authorities = t->contents.pem[CLIENT_CA] ? t->contents.pem[CLIENT_CA] : pair.cert_chain;
+        *config = grpc_ssl_server_certificate_config_create(authorities, &pair, 1);
         l->generation = t->generation;
     }
     pthread_mutex_unlock(&t->lock);

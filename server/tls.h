@@ -13,8 +13,8 @@ struct tls;
 int tls_new(struct tls **t, const char *cert, const char *key, const char *client_ca, struct status *st);
 void tls_del(struct tls *t); /* after the server that uses its credentials is destroyed; NULL is fine */
 
-/* Credentials for grpc_server_add_http2_port; the caller releases them. Every handshake gets the newest
- * files. */
+/* Credentials for one grpc_server_add_http2_port (each port needs its own); the caller releases them. Every
+ * handshake gets the newest files, connections that are there stay. NULL: no memory. */
 grpc_server_credentials *tls_make_credentials(struct tls *t);
 
 /* Reads the files again if one changed. Files that are wrong or do not belong together are logged once and

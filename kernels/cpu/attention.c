@@ -191,11 +191,15 @@ void CPU_NAME(attention)(struct kernels_device *d, void *y, const void *qkv, int
     j.head_floats = j.key_rows * head_dim + batch_tokens(b) * j.width;
     j.head_floats = cpu_divide_up(j.head_floats, LANES) * LANES;
     j.blocks = cpu_count_blocks(b, CPU_QUERIES);
+    int64_t pairs = 0; /* of a query and a key */
+    for (int i = 0; i < b->clips; i++)
+        pairs += (int64_t)(b->cu_tokens[i + 1] - b->cu_tokens[i]) * (b->cu_tokens[i + 1] - b->cu_tokens[i]);
     const int together = (int)cpu_min(heads, (int64_t)d->keys_floats / j.head_floats);
     assert(together > 0);
     for (j.first_head = 0; j.first_head < heads; j.first_head += together) {
         const int64_t count = cpu_min(together, heads - j.first_head);
-        team_for(d->team, count * cpu_count_blocks(b, GEMM_PANEL), pack_tile, &j);
-        team_for(d->team, count * j.blocks, attend, &j);
+        cpu_for(d, count * cpu_count_blocks(b, GEMM_PANEL),
+                CPU_ELEMENT_FLOP * count * batch_tokens(b) * head_dim, pack_tile, &j);
+        cpu_for(d, count * j.blocks, 4 * count * pairs * head_dim, attend, &j);
     }
 }

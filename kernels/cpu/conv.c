@@ -114,7 +114,7 @@ void CPU_NAME(group_stats)(struct kernels_device *d, float *stats, const float *
                            const struct kernels_weight *w, const struct batch *b) {
     struct stats_job j = {.stats = stats, .x = x, .w = w, .batch = b};
     assert(((const struct cpu_packed *)w->packed)->ops == d->ops && w->in == 1);
-    team_for(d->team, b->clips, stats_of_clip, &j);
+    cpu_for(d, b->clips, CPU_ELEMENT_FLOP * b->tape_rows[1] * w->kernel, stats_of_clip, &j);
 }
 
 struct conv_job {
@@ -197,11 +197,11 @@ void CPU_NAME(conv)(struct kernels_device *d, void *y, const void *x, const stru
                            .y_stride = p->n,
                            .bias = p->bias,
                            .act = w->norm == KERNELS_NORM_LAYER ? KERNELS_IDENTITY : act};
-    const int64_t tiles = cpu_divide_up(rows.count, TILE_ROWS);
+    const int64_t tiles = cpu_divide_up(rows.count, TILE_ROWS), flop = 2 * rows.count * p->k * p->n;
     if (w->norm == KERNELS_NORM_GROUP)
-        team_for(d->team, tiles, conv_group, &j);
+        cpu_for(d, tiles, flop, conv_group, &j);
     else if (w->norm == KERNELS_NORM_LAYER)
-        team_for(d->team, tiles, conv_layer, &j);
+        cpu_for(d, tiles, flop, conv_layer, &j);
     else
         gemm_run(d, &j.gemm, rows.count);
 }
@@ -233,5 +233,6 @@ static void compact(void *arg, int64_t index, int thread) {
 void CPU_NAME(compact)(struct kernels_device *d, void *y, const void *x, int channels,
                        struct kernels_rows rows, const struct batch *b) {
     struct compact_job j = {.y = y, .x = x, .channels = channels, .rows = rows, .batch = b};
-    team_for(d->team, cpu_divide_up(rows.count, COMPACT_ROWS), compact, &j);
+    cpu_for(d, cpu_divide_up(rows.count, COMPACT_ROWS), CPU_ELEMENT_FLOP * rows.count * channels, compact,
+            &j);
 }

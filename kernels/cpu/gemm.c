@@ -233,5 +233,5 @@ void gemm_run(struct kernels_device *d, const struct gemm *g, int64_t rows) {
     if (rows <= 0)
         return;
     choose_tiles(&j);
-    team_for(d->team, j.row_blocks * j.columns, run_tile, &j);
+    cpu_for(d, j.row_blocks * j.columns, 2 * rows * g->k * g->n, run_tile, &j);
 }

@@ -22,6 +22,9 @@ enum {
     CPU_POS_CONV_TAPS = 128,  /* that one tile copies its input for at a time */
     CPU_QUERIES = 48,         /* of one tile of attention, at most */
     CPU_KEYS = 256,           /* that attention takes in one step */
+    CPU_ALONE_FLOP =
+        1 << 20,          /* an operation of less is done, by one thread, before another would have begun */
+    CPU_ELEMENT_FLOP = 8, /* what an element of a normalisation, a copy or a sum counts */
 };
 
 struct kernels_device {
@@ -59,6 +62,18 @@ static inline int64_t cpu_min(int64_t a, int64_t b) {
 
 static inline int64_t cpu_divide_up(int64_t a, int64_t b) {
     return (a + b - 1) / b;
+}
+
+/* team_for, but on this thread alone when `flop` is little: small batches then disturb nobody. Whichever it
+ * is, the bits are the same. */
+static inline void cpu_for(struct kernels_device *d, int64_t tiles, int64_t flop,
+                           void (*fn)(void *arg, int64_t tile, int thread), void *arg) {
+    if (flop >= CPU_ALONE_FLOP) {
+        team_for(d->team, tiles, fn, arg);
+        return;
+    }
+    for (int64_t i = 0; i < tiles; i++)
+        fn(arg, i, 0);
 }
 
 /* The rows [first, first + count) of one clip's tokens, counted from the clip's first. */

@@ -55,7 +55,7 @@ static void norm_clip(void *arg, int64_t clip, int thread) {
 
 void CPU_NAME(input_norm)(struct kernels_device *d, float *y, const float *x, const struct batch *b) {
     struct input_job j = {.y = y, .x = x, .batch = b};
-    team_for(d->team, b->clips, norm_clip, &j);
+    cpu_for(d, b->clips, CPU_ELEMENT_FLOP * b->tape_rows[0], norm_clip, &j);
 }
 
 /* Sum over x - mean, or over its square, on four vectors side by side. */
@@ -125,5 +125,5 @@ void CPU_NAME(layer_norm)(struct kernels_device *d, void *y, const void *x, cons
                           int64_t rows) {
     struct layer_job j = {.y = y, .x = x, .w = w, .rows = rows};
     assert(((const struct cpu_packed *)w->packed)->ops == d->ops);
-    team_for(d->team, cpu_divide_up(rows, NORM_ROWS), norm_rows, &j);
+    cpu_for(d, cpu_divide_up(rows, NORM_ROWS), CPU_ELEMENT_FLOP * rows * w->out, norm_rows, &j);
 }

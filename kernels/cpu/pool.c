@@ -30,7 +30,7 @@ static void accumulate(void *arg, int64_t index, int thread) {
 void CPU_NAME(accumulate)(struct kernels_device *d, void *y, const void *x, float weight, bool first,
                           int64_t rows, int channels) {
     struct accumulate_job j = {.y = y, .x = x, .weight = weight, .first = first, .count = rows * channels};
-    team_for(d->team, cpu_divide_up(j.count, ACCUMULATE_FLOATS), accumulate, &j);
+    cpu_for(d, cpu_divide_up(j.count, ACCUMULATE_FLOATS), CPU_ELEMENT_FLOP * j.count, accumulate, &j);
 }
 
 struct pool_job {
@@ -72,5 +72,5 @@ void CPU_NAME(pool)(struct kernels_device *d, float *y, const void *x, enum kern
                     const struct batch *b) {
     struct pool_job j = {.y = y, .x = x, .kind = kind, .channels = channels, .batch = b};
     j.strips = (int)cpu_divide_up(channels, POOL_CHANNELS);
-    team_for(d->team, (int64_t)b->clips * j.strips, pool, &j);
+    cpu_for(d, (int64_t)b->clips * j.strips, CPU_ELEMENT_FLOP * batch_tokens(b) * channels, pool, &j);
 }

@@ -86,9 +86,10 @@ static void run_tile(void *arg, int64_t index, int thread) {
 void CPU_NAME(pos_conv)(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w,
                         enum kernels_activation act, const struct batch *b) {
     struct job j = {.device = d, .w = w, .y = y, .x = x, .act = act, .batch = b};
-    assert(((const struct cpu_packed *)w->packed)->ops == d->ops);
+    const struct cpu_packed *p = w->packed;
+    assert(p->ops == d->ops);
     j.blocks = cpu_count_blocks(b, CPU_POS_CONV_ROWS);
     j.in = w->in / w->groups;
     j.out = w->out / w->groups;
-    team_for(d->team, j.blocks * w->groups, run_tile, &j);
+    cpu_for(d, j.blocks * w->groups, 2 * batch_tokens(b) * w->out * p->k, run_tile, &j);
 }

@@ -33,7 +33,7 @@ class RawClient:
             self.h2.local_settings = h2.settings.Settings(
                 client=True, initial_values={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window_bytes})
         self.h2.initiate_connection()
-        self.headers, self.data, self.ended = {}, {}, set()
+        self.headers, self.data, self.ended, self.goodbye = {}, {}, set(), None
         self.flush()
 
     def flush(self):
@@ -50,10 +50,11 @@ class RawClient:
 
     def send(self, stream, data, end=False):
         """All of it, reading what opens the window."""
-        while data or end:
+        while (data or end) and stream not in self.ended:
             room = min(self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size, len(data))
             if room == 0 and data:
-                self.read()
+                if not self.read():
+                    return
                 continue
             self.h2.send_data(stream, data[:room], end_stream=end and room == len(data))
             end, data = end and room != len(data), data[room:]
@@ -66,10 +67,13 @@ class RawClient:
         self.flush()
 
     def read(self):
-        """Waits for something and notes it: .headers[stream], .data[stream], .ended. False: the server has hung up."""
+        """Waits for something and notes it: .headers[stream], .data[stream], .ended. False: the server wants to hear no
+        more."""
         received = self.socket.recv(65536)
         if not received:
             return False
+        if self.goodbye is not None:  # after which h2 understands nothing more
+            return True
         for event in self.h2.receive_data(received):
             stream = getattr(event, "stream_id", None)
             if isinstance(event, (h2.events.ResponseReceived, h2.events.TrailersReceived)):
@@ -79,6 +83,9 @@ class RawClient:
                 self.h2.acknowledge_received_data(event.flow_controlled_length, stream)
             elif isinstance(event, (h2.events.StreamEnded, h2.events.StreamReset)):
                 self.ended.add(stream)
+            elif isinstance(event, h2.events.ConnectionTerminated):
+                self.goodbye = event.additional_data or b""
+                return False
         self.flush()
         return True
 

@@ -1,6 +1,8 @@
 """SIGTERM: nothing that was accepted is lost, and it ends."""
 
+import contextlib
 import json
+import os
 import signal
 import threading
 import time
@@ -38,7 +40,10 @@ class Load:
                 try:
                     response = stub.Predict(self.requests[i], timeout=TIMEOUT_S)
                 except grpc.RpcError as e:
-                    if e.code() != grpc.StatusCode.UNAVAILABLE:
+                    # gRPC itself cancels, without telling the server, what arrives between its order to shut down and
+                    # the moment when the client hears of it.
+                    never_arrived = e.code() == grpc.StatusCode.CANCELLED and e.details() == "CANCELLED"
+                    if e.code() != grpc.StatusCode.UNAVAILABLE and not never_arrived:
                         self.wrong.append(e)
                     return
                 with self.lock:
@@ -70,9 +75,9 @@ def test_no_accepted_call_is_lost(clips, round_):
 def test_a_full_queue_is_worked_off(tmp_path):
     long = write_wav(tmp_path / "long.wav", voice(1, 25))
     (answer,) = predict(TINY, [long])
-    with Server("--threads", "1") as server, calling(server) as stub:
+    with Server("--threads", "1", "--max-queued-seconds", "5000") as server, calling(server) as stub:
         calls = [stub.Predict.future(request_of(long), timeout=TIMEOUT_S) for _ in range(16)]
-        wait_until(lambda: server.metric("timbre_queue_requests") > 4, what="the queue")
+        wait_until(lambda: server.metric("timbre_requests_in_flight") + sum(c.done() for c in calls) >= 16)
         server.terminate()
         for c in calls:
             assert bits_of(c.result()) == bits_of_answer(answer)
@@ -83,20 +88,32 @@ def test_a_full_queue_is_worked_off(tmp_path):
 def test_idle_it_ends_at_once(number):
     with Server() as server:
         begin = time.monotonic()
-        server.process.send_signal(number)
+        server.terminate(number)
         server.check_end()
         assert time.monotonic() - begin < 1.5 * SLOWNESS
 
 
 def test_idle_connections_do_not_hold_it_up(clips):
-    with Server() as server:
-        with calling(server) as stub:
+    with Server() as server, contextlib.ExitStack() as stack:
+        for _ in range(10):
+            stub = stack.enter_context(calling(server))
             stub.Predict(request_of(clips[0]), timeout=TIMEOUT_S)
-            raws = [RawClient(server.grpc) for _ in range(10)]
-            begin = time.monotonic()
-            server.terminate()
-            server.check_end()
-            assert time.monotonic() - begin < 2 * SLOWNESS
+        begin = time.monotonic()
+        server.terminate()
+        server.check_end()
+        assert time.monotonic() - begin < 2 * SLOWNESS
+
+
+def test_connections_that_never_read_do_not_hold_it_up_for_ever():
+    """They do not see that they are asked to go."""
+    with Server("--drain-timeout-ms", "500") as server:
+        raws = [RawClient(server.grpc) for _ in range(5)]
+        for raw in raws:
+            raw.read()
+        begin = time.monotonic()
+        server.terminate()
+        server.check_end()
+        assert time.monotonic() - begin < 3 * SLOWNESS
         for raw in raws:
             raw.close()
 
@@ -109,7 +126,8 @@ def half_a_call(server):
 
 
 def test_a_second_signal_ends_it_at_once():
-    with Server() as server:
+    options = os.environ.get("TSAN_OPTIONS", "") + " report_thread_leaks=0"  # nothing is joined any more
+    with Server(env={"TSAN_OPTIONS": options}) as server:
         raw = half_a_call(server)
         server.terminate()
         time.sleep(0.3)
@@ -132,20 +150,21 @@ def test_drain_timeout():
         raw.close()
 
 
-def test_new_calls_on_old_connections(clips):
-    """While it drains, whoever is connected is told so."""
-    with Server("--drain-timeout-ms", "1500") as server, connect(server.grpc) as channel:
-        with RawClient(server.grpc) as late:
-            raw = half_a_call(server)
-            late.read()
-            server.terminate()
-            time.sleep(0.3)
-            stream = late.call(PATH)
-            late.send(stream, frame(request_of(clips[0]).SerializeToString()), end=True)
-            headers = late.finish(stream)
-            assert headers.get("grpc-status") in (None, str(grpc.StatusCode.UNAVAILABLE.value[0])), headers
-            raw.close()
-        assert channel
+def test_new_calls_while_it_drains(clips):
+    """Whoever comes now is sent away at once, on an old connection or a new one."""
+    with Server("--drain-timeout-ms", 1000 * SLOWNESS) as server, calling(server) as stub:
+        stub.Predict(request_of(clips[0]), timeout=TIMEOUT_S)
+        raw = half_a_call(server)
+        server.terminate()
+        time.sleep(0.3)
+        begin = time.monotonic()
+        for _ in range(5):
+            with raises(grpc.StatusCode.UNAVAILABLE):
+                stub.Predict(request_of(clips[0]), timeout=TIMEOUT_S)
+            with calling(server) as fresh, raises(grpc.StatusCode.UNAVAILABLE):
+                fresh.Predict(request_of(clips[0]), timeout=TIMEOUT_S)
+        assert time.monotonic() - begin < 0.5 * SLOWNESS
+        raw.close()
 
 
 def test_lame_duck(clips):

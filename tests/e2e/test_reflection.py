@@ -1,5 +1,7 @@
 """grpc.reflection.v1 and v1alpha: what grpcurl and its like need to call a server they know nothing about."""
 
+import time
+
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -135,6 +137,7 @@ def test_one_who_asks_and_does_not_read(server):
     with RawClient(server.grpc, window_bytes=0) as raw:
         stream = raw.call(METHOD.format("v1"))
         raw.send(stream, questions)
+        time.sleep(0.3 * SLOWNESS)
         raw.allow(stream, 1 << 24)
         headers = raw.finish(stream)
         assert headers["grpc-status"] == str(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])

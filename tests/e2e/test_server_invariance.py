@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from timbre_program import predict, to_pcm16, voice, wav_bytes
 from timbre_server import SLOWNESS, TINY, Server, bits, bits_of, connect, request_of, stubs
@@ -49,11 +50,10 @@ def ask_timbre(channel, clip):
 
 def ask_inference(channel, clip):
     """The Open Inference Protocol: the file as one BYTES element."""
-    m = stubs().inference
     data = clip.read_bytes()
-    request = m.ModelInferRequest(model_name="tiny", raw_input_contents=[struct.pack("<I", len(data)) + data],
+    request = service_pb2.ModelInferRequest(model_name="tiny", raw_input_contents=[struct.pack("<I", len(data)) + data],
                                   inputs=[{"name": "AUDIO", "datatype": "BYTES", "shape": [1]}])
-    response = stubs().inference_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=TIMEOUT_S)
+    response = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=TIMEOUT_S)
     names = [o.name for o in response.outputs]
     return response.raw_output_contents[names.index("PROBABILITIES")].hex(), None
 

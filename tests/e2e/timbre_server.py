@@ -32,17 +32,17 @@ SLOWNESS = 8 if is_sanitized() else 1
 class Server:
     """with Server("--max-calls", "3") as server: ... server.grpc is where it listens.
 
-    `model` is served as "tiny"; None leaves that to the flags. Addresses are free ones unless the flags tell."""
+    `model` is served as "tiny" and the first one; None leaves that to the flags. Addresses are free ones unless the flags tell."""
 
     def __init__(self, *flags, model=TINY, env=None, ready_timeout_s=60, status=0):
         flags = [str(f) for f in flags]
-        self.command = [str(PROGRAM), "serve", *flags]
+        self.command = [str(PROGRAM), "serve", *(["--model", f"tiny={model}"] if model else []), *flags]
         for option in ("--grpc-address", "--http-address"):
             self.command += [] if option in flags else [option, "127.0.0.1:0"]
-        self.command += ["--model", f"tiny={model}"] if model else []
         self.env = {**os.environ, **(env or {})}
         self.status, self.ready_timeout_s = status, ready_timeout_s * SLOWNESS
         self.grpc = self.http = None
+        self.told_to_end = False
 
     def start_only(self):
         """Without waiting until it is ready."""
@@ -114,8 +114,9 @@ class Server:
 
     # ---- its end ----
 
-    def terminate(self):
-        self.process.send_signal(signal.SIGTERM)
+    def terminate(self, number=signal.SIGTERM):
+        self.told_to_end = True
+        self.process.send_signal(number)
 
     def kill(self):
         self.process.kill()
@@ -139,7 +140,7 @@ class Server:
 
     def __exit__(self, kind, *rest):
         try:
-            if self.process.poll() is None:
+            if not self.told_to_end and self.process.poll() is None:
                 self.terminate()
             self.check_end()
         except AssertionError:

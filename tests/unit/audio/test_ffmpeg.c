@@ -168,6 +168,41 @@ static void test_other_programs(void **state) {
     free(wav.data);
 }
 
+/* What libsndfile reads is read; for the rest it is only said that ffmpeg is needed, and nothing is started.
+ */
+static void test_decode_here(void **state) {
+    (void)state;
+    const struct audio_format file = {.encoding = AUDIO_FILE};
+    struct bytes wav = sound_make_wav(WAV_PCM, 16, 1, 16000, 1000), wav64 = sound_make_wav64(1, 16000, 1000);
+    struct audio_limits limits;
+    struct audio_clip clip;
+    struct status st = {0};
+    bool needs = true;
+    audio_limits_init(&limits);
+    limits.ffmpeg = "/nowhere/ffmpeg";
+    assert_int_equal(audio_decode_here(&clip, wav.data, wav.count, &file, 16000, &limits, &needs, &st), 0);
+    assert_false(needs);
+    assert_int_equal(clip.count, 1000);
+    audio_clip_free(&clip);
+    assert_int_equal(audio_decode_here(&clip, wav64.data, wav64.count, &file, 16000, &limits, &needs, &st),
+                     0);
+    assert_true(needs);
+    assert_null(clip.samples);
+    /* part of it is readable, and ffmpeg may know more */
+    put_u32(wav.data + 40, 100000);
+    wav.data[20] = WAV_FLOAT; /* 16-bit floats: there are none */
+    assert_int_equal(audio_decode_here(&clip, wav.data, wav.count, &file, 16000, &limits, &needs, &st), 0);
+    assert_true(needs);
+    /* never to be asked: the same as audio_decode */
+    limits.ffmpeg = "";
+    assert_int_equal(audio_decode_here(&clip, wav64.data, wav64.count, &file, 16000, &limits, &needs, &st),
+                     -1);
+    assert_false(needs);
+    assert_non_null(strstr(st.message, "switched off"));
+    free(wav.data);
+    free(wav64.data);
+}
+
 static void test_nothing_is_left(void **state) {
     (void)state;
     need_ffmpeg();
@@ -268,8 +303,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_samples_are_exact), cmocka_unit_test(test_amr),
         cmocka_unit_test(test_refusals),          cmocka_unit_test(test_other_programs),
-        cmocka_unit_test(test_nothing_is_left),   cmocka_unit_test(test_odd_hosts),
-        cmocka_unit_test(test_threads),           cmocka_unit_test(test_describe),
+        cmocka_unit_test(test_decode_here),       cmocka_unit_test(test_nothing_is_left),
+        cmocka_unit_test(test_odd_hosts),         cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_describe),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

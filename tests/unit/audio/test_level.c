@@ -87,6 +87,46 @@ static void test_short_clips(void **state) {
     assert_false(is_silent(samples, 16, AUDIO_RATE_HZ_MIN));
 }
 
+/* The rule as audio.h says it, frame by frame. */
+static double level_by_the_rule(const float *samples, int64_t count, int rate_hz) {
+    int64_t frame = ((int64_t)rate_hz * 25 + 500) / 1000, hop = ((int64_t)rate_hz * 10 + 500) / 1000;
+    double mean = 0, loudest = 0;
+    frame = frame < 1 ? 1 : frame > count ? count : frame;
+    hop = hop < 1 ? 1 : hop;
+    for (int64_t i = 0; i < count; i++)
+        mean += (double)samples[i] / (double)count;
+    for (int64_t start = 0; start + frame <= count; start += hop) {
+        double sum = 0;
+        for (int64_t i = start; i < start + frame; i++)
+            sum += ((double)samples[i] - mean) * ((double)samples[i] - mean);
+        loudest = sum > loudest ? sum : loudest;
+    }
+    return 10.0 * log10(loudest / (double)frame);
+}
+
+static void test_by_the_rule(void **state) {
+    (void)state;
+    const int rates[] = {1, 40, 70, 149, 1000, 1050, 8000, 11025, 16000, 22050, 44100, 48000, 768000};
+    uint32_t seed = 9;
+    for (size_t r = 0; r < sizeof rates / sizeof *rates; r++)
+        for (int k = 0; k < 60; k++) {
+            int64_t count = k < 20 ? 2 + k : 2 + (int64_t)(seed >> 8) % (rates[r] / 8 + 50);
+            float *samples = make(count);
+            for (int64_t i = 0; i < count; i++) {
+                seed = seed * 1664525u + 1013904223u;
+                /* somewhere in it the noise swells, so that one frame is the loudest */
+                double swell = 1.0 / (1.0 + 0.01 * fabs((double)(i - count * (k % 7) / 7)));
+                samples[i] = 0.1f + (float)(swell * ((double)(seed >> 8) / (1 << 24) - 0.5));
+            }
+            double level = audio_level_dbfs(samples, count, rates[r]);
+            if (!(fabs(level - level_by_the_rule(samples, count, rates[r])) < 1e-4))
+                fail_msg("%lld samples at %d Hz: %.6f dB, not %.6f", (long long)count, rates[r], level,
+                         level_by_the_rule(samples, count, rates[r]));
+            assert_true(level == audio_level_dbfs(samples, count, rates[r]));
+            free(samples);
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sines),
@@ -94,6 +134,7 @@ int main(void) {
         cmocka_unit_test(test_nothing_is_silence),
         cmocka_unit_test(test_loudest_frame_counts),
         cmocka_unit_test(test_short_clips),
+        cmocka_unit_test(test_by_the_rule),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

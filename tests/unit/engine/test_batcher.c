@@ -169,10 +169,10 @@ static void test_aging(void **state) {
 
 static void test_drops_cancelled_and_late(void **state) {
     struct engine_request *gone = put(0, ENGINE_UNARY, 3, 10);
-    struct engine_request *late = put_at(make_request(1, ENGINE_UNARY, 1, 10), 20);
-    struct engine_request *well = put(0, ENGINE_UNARY, 1, 10);
     (void)state;
     expect(gone);
+    struct engine_request *late = put_at(make_request(1, ENGINE_UNARY, 1, 10), 20);
+    struct engine_request *well = put(0, ENGINE_UNARY, 1, 10);
     atomic_store(&gone->cancelled, true);
     batcher_suspect(batcher);
     age(25);
@@ -269,9 +269,9 @@ static void test_lanes_share_the_time(void **state) {
     for (int i = 0; i < 3; i++)
         assert_true(llabs(used[i] - used_then[i] - used[2]) <= 11 * MS);
     for (int i = 0; i < 3; i++)
-        free_request(waiting[i]);
-    for (int i = 0; i < 3; i++)
         (void)take(16);
+    for (int i = 0; i < 3; i++)
+        free_request(waiting[i]);
 }
 
 /* A lane that has not been served for long gets its turn before the live work of another. */
@@ -302,11 +302,9 @@ static void test_old_flood_does_not_bury_another_lane(void **state) {
     expect(flood[0]);
     batcher_ran(batcher, &lanes[0], 10, 1 * MS);
     struct engine_request *fresh = put(1, ENGINE_UNARY, 1, 10);
-    expect(flood[1]); /* both lanes have used as much: the other saved nothing up while it was empty */
-    batcher_ran(batcher, &lanes[0], 10, 1 * MS);
     expect(fresh);
     batcher_ran(batcher, &lanes[1], 10, 1 * MS);
-    assert_int_equal(take(16), FLOOD - 2);
+    assert_int_equal(take(16), FLOOD - 1);
     for (int i = 0; i < FLOOD; i++)
         free_request(flood[i]);
     free_request(fresh);

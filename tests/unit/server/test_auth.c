@@ -123,6 +123,8 @@ static void test_wrong_files(void **state) {
     expect_message("alice x" FIRST "\n", "tokens:1: not a name");
     expect_message("a g000000000000000000000000000000000000000000000000000000000000000\n",
                    "tokens:1: not a name");
+    expect_message("a 0g00000000000000000000000000000000000000000000000000000000000000\n",
+                   "tokens:1: not a name");
     expect_message(FIRST "\n", "tokens:1: not a name");
     expect_message(FIRST "  -\n", "tokens:1: not a name");
     expect_message("a\x01 " FIRST "\n", "tokens:1: the name is not of 1 to 63");
@@ -209,13 +211,19 @@ static void test_broken_reload_keeps_the_old(void **state) {
     for (int i = 0; i < 3; i++)
         auth_poll(a);
     expect_name(a, "Bearer first-token", "alice");
+    assert_int_equal(mkdir(folder_path("tokens"), 0700), 0); /* there, and cannot be read */
+    for (int i = 0; i < 3; i++)
+        auth_poll(a);
+    expect_name(a, "Bearer first-token", "alice");
+    rmdir(folder_path("tokens"));
     folder_write("tokens", "");
     for (int i = 0; i < 3; i++)
         auth_poll(a);
     expect_name(a, "Bearer first-token", "alice");
     const char *log = folder_end_log();
-    assert_int_equal(count(log, "\n"), 3); /* each is told once */
-    assert_int_equal(count(log, "the tokens read before stay valid"), 3);
+    assert_int_equal(count(log, "\n"), 4); /* each is told once */
+    assert_int_equal(count(log, "the tokens read before stay valid"), 4);
+    assert_int_equal(count(log, "a folder, not a file"), 1);
     assert_int_equal(count(log, "tokens:1: not a name"), 1);
     assert_int_equal(count(log, "No such file"), 1);
     assert_int_equal(count(log, "no token in it"), 1);

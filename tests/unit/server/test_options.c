@@ -331,7 +331,7 @@ static void test_bytes(void **state) {
                                         "1t",
                                         "4.5k",
                                         "9223372036854775807k",
-                                        "17179869184g"};
+                                        "17179869185g"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         char flag[64];
         snprintf(flag, sizeof flag, "--max-message-bytes=%s", wrong[i]);
@@ -472,6 +472,7 @@ static void test_variables_of_others(void **state) {
     static const char *const options[][2] = {{"TIMBRE_PORT", "9000"},
                                              {"TIMBRE_PORTS", "1"},
                                              {"TIMBRE_PORT_X_TCP", "1"},
+                                             {"TIMBRE_PORT__TCP", "1"},
                                              {"TIMBRE_SERVICE_HOSTS", "1"}};
     for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
         setenv(options[i][0], options[i][1], 1);
