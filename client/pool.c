@@ -5,7 +5,19 @@
 
 #include "base/check.h"
 
-enum { BLOCK_BYTES = 4096, ALIGN_BYTES = alignof(max_align_t) };
+/* With the address sanitizer every piece is a block of its own, so that it sees where one ends. */
+#if defined(__SANITIZE_ADDRESS__)
+#define BLOCK_BYTES 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define BLOCK_BYTES 1
+#endif
+#endif
+#ifndef BLOCK_BYTES
+#define BLOCK_BYTES 4096
+#endif
+
+enum { ALIGN_BYTES = alignof(max_align_t) };
 
 struct pool_block {
     struct pool_block *next;

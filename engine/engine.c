@@ -9,8 +9,8 @@
 #include "base/team.h"
 #include "engine/internal.h"
 
-/* Clips come and go by the thousand a second. Below these sizes their memory stays with the process: asking the
- * kernel for it anew each time costs more than a small model's forward. */
+/* Clips come and go by the thousand a second. Below these sizes their memory stays with the process: asking
+ * the kernel for it anew each time costs more than a small model's forward. */
 enum { KEPT_BLOCK_BYTES = 4 << 20, KEPT_FREE_BYTES = 32 << 20 };
 
 enum { RETRY_MS_MIN = 10, RETRY_MS_MAX = 30000, RETRY_MS_UNKNOWN = 1000 };

@@ -50,7 +50,7 @@ struct engine_options {
                             until it is decoded, then as what it is */
     int prepare_threads; /* decode and resample what needs no other program */
     int transcode_threads;   /* run ffmpeg for the rest, so that slow uploads wait for each other alone */
-    struct metrics *metrics; /* where the engine counts (docs/operations.md); NULL: nowhere */
+    struct metrics *metrics; /* where the engine counts (docs/metrics.md); NULL: nowhere */
 };
 
 void engine_options_init(struct engine_options *o); /* the defaults */

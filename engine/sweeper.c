@@ -14,7 +14,7 @@ struct sweeper {
     pthread_cond_t wake;
     atomic_bool asked;
     bool stop;
-    atomic_int_least64_t wakes_at_ns; /* earlier deadlines must be told */
+    atomic_int_least64_t wakes_at_ns; /* no deadline of what waits is earlier */
 };
 
 int sweeper_new(struct sweeper **out, struct status *st) {
@@ -47,9 +47,21 @@ void sweeper_ask(struct sweeper *s) {
     pthread_mutex_unlock(&s->lock);
 }
 
+/* Lowers the time at which it wakes; true when that was later. */
+static bool wake_by(struct sweeper *s, int64_t deadline_ns) {
+    int_least64_t at_ns = atomic_load(&s->wakes_at_ns);
+    while (deadline_ns < at_ns)
+        if (atomic_compare_exchange_weak(&s->wakes_at_ns, &at_ns, deadline_ns))
+            return true;
+    return false;
+}
+
 void sweeper_note(struct sweeper *s, int64_t deadline_ns) {
-    if (deadline_ns && deadline_ns < atomic_load(&s->wakes_at_ns))
-        sweeper_ask(s);
+    if (deadline_ns == 0 || !wake_by(s, deadline_ns))
+        return;
+    pthread_mutex_lock(&s->lock); /* it sets its alarm anew */
+    pthread_cond_signal(&s->wake);
+    pthread_mutex_unlock(&s->lock);
 }
 
 void sweeper_stop(struct sweeper *s) {
@@ -111,13 +123,15 @@ void *engine_sweeper_main(void *arg) {
     const struct timespec pause = {.tv_nsec = SWEEP_PAUSE_US * 1000L};
     while (sweeper_wait(s)) {
         int64_t now_ns = clock_now_ns(), earliest_ns = INT64_MAX;
-        /* Whoever comes during the sweep with a deadline asks for another one. */
-        atomic_store(&s->wakes_at_ns, INT64_MAX);
+        /* An alarm in the future stays: it is early at worst, and who comes with later deadlines wakes
+         * nobody. */
+        if (now_ns > atomic_load(&s->wakes_at_ns))
+            atomic_store(&s->wakes_at_ns, INT64_MAX);
         atomic_store(&s->asked, false);
         struct engine_request *prepare = waiting_sweep(e->prepare, now_ns, &earliest_ns);
         struct engine_request *transcode = waiting_sweep(e->transcode, now_ns, &earliest_ns);
         struct engine_request *batched = batcher_sweep(e->batcher, now_ns, &earliest_ns);
-        atomic_store(&s->wakes_at_ns, earliest_ns);
+        (void)wake_by(s, earliest_ns);
         drop_waiting(prepare);
         drop_waiting(transcode);
         sweeper_drop_batched(e, batched);

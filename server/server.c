@@ -70,7 +70,13 @@ static int start_engine(struct server *s, struct status *st) {
     o.metrics = s->metrics;
     if (engine_new(&s->engine, &o, st))
         return -1;
-    return repository_new(&s->repository, s->engine, s->options, st);
+    if (repository_new(&s->repository, s->engine, s->options, st))
+        return -1;
+    if (repository_count(s->repository) > 0 && repository_at(s->repository, 0)->model) {
+        const struct model_info *i = model_get_info(engine_model_get(repository_at(s->repository, 0)->model));
+        telemetry_set_build(s->telemetry, TIMBRE_VERSION, i->device, i->precision);
+    }
+    return 0;
 }
 
 static int start_network(struct server *s, struct status *st) {

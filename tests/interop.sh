@@ -33,8 +33,9 @@ trap finish EXIT
 
 declare -A packages=(
   [go]="golang-go golang-google-grpc-dev golang-github-golang-protobuf-1-3-dev protoc-gen-go-1-3"
-  [java]="default-jdk-headless libgrpc-java libnetty-java libguava-java libperfmark-java libprotobuf-java
-          libgeronimo-annotation-1.3-spec-java protobuf-compiler-grpc-java-plugin"
+  [java]="default-jdk-headless libgrpc-java libnetty-java libnetty-tcnative-java libnetty-tcnative-jni
+          libguava-java libperfmark-java libprotobuf-java libgeronimo-annotation-1.3-spec-java
+          protobuf-compiler-grpc-java-plugin"
   [cpp]="g++ libgrpc++-dev protobuf-compiler-grpc"
   [ruby]="ruby ruby-grpc protobuf-compiler-grpc"
 )
@@ -68,16 +69,18 @@ run_go() { "$work/go/client" "$@"; }
 
 jars=$(printf ':/usr/share/java/%s.jar' grpc-api grpc-context grpc-core grpc-netty grpc-protobuf grpc-protobuf-lite \
   grpc-stub protobuf guava perfmark-api netty-all netty-buffer netty-codec netty-codec-http netty-codec-http2 \
-  netty-codec-socks netty-common netty-handler netty-handler-proxy netty-resolver netty-transport \
+  netty-codec-socks netty-common netty-handler netty-handler-proxy netty-resolver netty-transport netty-tcnative \
   geronimo-annotation-1.3-spec)
 build_java() {
-  mkdir -p "$work/java/src" "$work/java/classes"
+  mkdir -p "$work/java/src" "$work/java/classes" "$work/java/lib"
+  # Netty wants another name than the one Debian gives, and sees through links.
+  cp "$(dpkg -L libnetty-tcnative-jni | grep '/libnetty-tcnative\.so$')" "$work/java/lib/libnetty_tcnative.so"
   protoc "${search[@]}" --java_out="$work/java/src" --grpc-java_out="$work/java/src" \
     --plugin=protoc-gen-grpc-java=/usr/bin/grpc_java_plugin "${protos[@]}" "$health"
   find "$work/java/src" -name '*.java' > "$work/java/files"
   javac -nowarn -d "$work/java/classes" -cp "$jars" @"$work/java/files" "$interop/java/Client.java"
 }
-run_java() { java -cp "$work/java/classes$jars" Client "$@"; }
+run_java() { java -Djava.library.path="$work/java/lib" -cp "$work/java/classes$jars" Client "$@"; }
 
 build_cpp() {
   mkdir -p "$work/cpp"

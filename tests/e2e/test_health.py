@@ -6,6 +6,7 @@ import time
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from timbre_server import SLOWNESS, Server, connect, raises, wait_until
 
@@ -147,6 +148,44 @@ def test_drain_is_told_and_ends_the_watches():
             assert w.code == grpc.StatusCode.OK
         assert all(w.said == [S.SERVING, S.NOT_SERVING] for w in watchers[:-1])
         assert watchers[-1].said == [S.SERVICE_UNKNOWN] and late.said == [S.NOT_SERVING]
+
+
+def test_watches_that_begin_while_it_drains():
+    """They are told and ended too, or the drain would wait for them."""
+    with Server("--drain-timeout-ms", 20000 * SLOWNESS) as server, connect(server.grpc) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        assert check(stub, "") == S.SERVING
+        server.terminate()
+        ended = []
+        for _ in range(200):
+            watcher = Watcher(stub, "", timeout=5 * SLOWNESS)
+            watcher.thread.join()
+            ended.append((watcher.code, watcher.said))
+            if watcher.code == grpc.StatusCode.UNAVAILABLE:
+                break  # nobody listens any more
+        assert (grpc.StatusCode.OK, [S.NOT_SERVING]) in ended
+        assert all(code != grpc.StatusCode.DEADLINE_EXCEEDED for code, _ in ended)
+        server.check_end(10)
+
+
+def test_without_a_model():
+    """What needs one does not serve; the rest does."""
+    with Server("--model-control") as server, connect(server.grpc) as channel:
+        stub, repository = health_pb2_grpc.HealthStub(channel), service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        watchers = [Watcher(stub, service) for service in SERVICES]
+        for _ in range(2):
+            repository.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name="tiny"), timeout=TIMEOUT_S)
+            wait_until(lambda: check(stub, "") == S.NOT_SERVING)
+            assert [check(stub, s) for s in SERVICES] == [S.NOT_SERVING] * 3 + [S.SERVING] * 3
+            wait_until(lambda: server.get("/readyz")[0] == 503)
+            repository.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest(model_name="tiny"), timeout=TIMEOUT_S)
+            wait_until(lambda: check(stub, "") == S.SERVING)
+            assert server.get("/readyz")[0] == 200
+        for w in watchers[:3]:
+            wait_until(lambda w=w: len(w.said) == 5, what="five changes")
+        for i, w in enumerate(watchers):
+            w.end()
+            assert w.said == ([S.SERVING, S.NOT_SERVING] * 2 + [S.SERVING] if i < 3 else [S.SERVING])
 
 
 def test_client_side_health_checking(server):

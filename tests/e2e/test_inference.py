@@ -4,6 +4,7 @@ import asyncio
 import json
 import queue
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -174,6 +175,16 @@ def test_typed_contents(stub, clips):
     assert (bits(typed(response, "PROBABILITIES")), bits(typed(response, "LOGITS"))) == bits_of_answer(answer)
     assert [x.decode() for x in typed(response, "LABELS")] == answer["labels"]
     assert typed(response, "STATUS") == [b"ok"] and typed(response, "WINDOW_TIMES") == []
+
+    del request.outputs[:]
+    request.inputs[0].shape[:] = [1, 1]
+    for name in ("PROBABILITIES", "LOGITS"):
+        request.outputs.add(name=name).parameters["classification"].int64_param = 3
+    response = stub.ModelInfer(request, timeout=TIMEOUT_S)
+    assert [list(o.shape) for o in response.outputs] == [[1, 3], [1, 3]]
+    best = max(range(len(answer["scores"])), key=lambda i: answer["scores"][i])
+    score, index, label = typed(response, "PROBABILITIES")[0].decode().split(":")
+    assert (bits([float(score)]), int(index), label) == (bits([answer["scores"][best]]), best, answer["labels"][best])
 
     samples = voice(1, 1.0)
     request = service_pb2.ModelInferRequest(model_name="tiny")
@@ -458,3 +469,27 @@ def test_stream_is_not_read_ahead(server, clips):
             if len(ids) == 400:
                 gate.set()
         assert ids == [str(i) for i in range(400)]
+
+
+def test_stream_that_is_never_read(server):
+    """Whoever does not read his answers loses his stream, and costs the server no memory."""
+    request = service_pb2.ModelInferRequest(model_name="tiny")
+    request.inputs.add(name="AUDIO", datatype="FP32", shape=[100])
+    request.raw_input_contents.append(bytes(400))
+    before, sent, seen = server.rss_bytes(), 0, -1
+
+    def requests():
+        nonlocal sent
+        while True:
+            sent += 1
+            yield request
+
+    with connect(server.grpc) as channel:
+        call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(requests())
+        while seen != sent:  # until the stream takes no more
+            seen = sent
+            time.sleep(1)
+        with raises(grpc.StatusCode.RESOURCE_EXHAUSTED, "64 answers"):
+            for _ in call:
+                pass
+    assert server.rss_bytes() < before + (64 << 20) * SLOWNESS
