@@ -415,7 +415,8 @@ static int child_pump(struct child *c, struct au_stream *au, struct audio_attemp
         int64_t left_ns = c->deadline_ns - clock_now_ns();
         if (left_ns <= 0)
             return status_set(st, STATUS_DEADLINE_EXCEEDED,
-                              "ffmpeg took longer than decode-ms-max, which is %d ms", limits->decode_ms_max);
+                              "ffmpeg took longer than decode-timeout-ms, which is %d ms",
+                              limits->decode_ms_max);
         struct pollfd polled[2] = {{.fd = c->out, .events = POLLIN}, {.fd = c->messages, .events = POLLIN}};
         int wait_ms = left_ns < 1000000000 ? (int)(left_ns / 1000000) + 1 : 1000;
         if (poll(polled, 2, wait_ms) < 0 && errno != EINTR)

@@ -59,7 +59,7 @@ struct bench_stats {
     uint64_t failed;
     uint64_t codes[BENCH_CODES];
     char example[BENCH_CODES][TIMBRE_MESSAGE_BYTES]; /* a message for each code */
-    uint64_t answers[5];            /* by enum timbre_answer */
+    uint64_t answers[5];                             /* by enum timbre_answer */
     uint64_t attempts;
     uint64_t batches; /* answers that a forward was run for */
     double audio_s, batch_size, queue_ms, compute_ms;

@@ -9,9 +9,12 @@
 
 enum { FILE_BYTES_MAX = 1 << 30, SECONDS_MAX = 3600, WAV_HEADER_BYTES = 44 };
 
+/* Takes over `audio`. */
 static int add(struct bench_clips *c, void *audio, size_t bytes) {
-    if (c->count == BENCH_CLIPS_MAX)
+    if (c->count == BENCH_CLIPS_MAX) {
+        free(audio);
         return cli_fail("bench", CLI_USAGE, "more than %d clips", BENCH_CLIPS_MAX);
+    }
     c->clips[c->count++] = (struct bench_clip){.audio = audio, .bytes = bytes};
     return CLI_OK;
 }

@@ -115,7 +115,8 @@ static void on_result(struct timbre_prediction *p, const struct timbre_status *s
     const int64_t now_ns = clock_now_ns();
     const bool again = l->options->rate == 0 && status->code != TIMBRE_CODE_UNAVAILABLE;
     pthread_mutex_lock(&lane->mutex);
-    if (counts(l, slot->due_ns, now_ns)) {
+    const bool given_up = status->code == TIMBRE_CODE_CANCELLED && atomic_load(&l->stopped); /* by us */
+    if (counts(l, slot->due_ns, now_ns) && !given_up) {
         count(&lane->stats, p, status, now_ns - slot->due_ns);
         atomic_store_explicit(&l->over_ns, now_ns, memory_order_relaxed);
     }
@@ -214,7 +215,7 @@ static void gather(struct load *l, struct bench_stats *s) {
 
 static void show(struct load *l, int64_t *shown_ns, struct bench_stats *s) {
     const int64_t now_ns = clock_now_ns();
-    if (now_ns - *shown_ns < (int64_t)LIVE_MS * 1000000 || now_ns < l->begin_ns)
+    if (now_ns - *shown_ns < (int64_t)LIVE_MS * 1000000)
         return;
     *shown_ns = now_ns;
     gather(l, s);
@@ -228,7 +229,7 @@ static bool is_over(struct load *l, int64_t now_ns) {
 }
 
 static void run_closed(struct load *l, struct bench_stats *scratch) {
-    int64_t shown_ns = 0, now_ns;
+    int64_t shown_ns = l->begin_ns, now_ns;
     while (!is_over(l, now_ns = clock_now_ns())) {
         for (int i = 0; i < l->options->connections; i++)
             for (struct slot *slot; (slot = take_idle(&l->lanes[i], now_ns));)
@@ -255,7 +256,7 @@ static struct slot *take_any(struct load *l, int *lane) {
 }
 
 static void run_open(struct load *l, struct bench_result *r, struct bench_stats *scratch) {
-    int64_t shown_ns = 0, now_ns;
+    int64_t shown_ns = l->begin_ns, now_ns;
     uint64_t random = l->options->seed * 2 + 1;
     double due = (double)clock_now_ns();
     int lane = 0;

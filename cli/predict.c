@@ -11,7 +11,12 @@
 #include "base/file.h"
 #include "cli/predict.h"
 
-enum { PIECE_BYTES = 1 << 16, SERVER_DEADLINE_MS = 120000, SERVER_ATTEMPTS_MAX = 6, SERVER_BACKOFF_MS_MAX = 1000 };
+enum {
+    PIECE_BYTES = 1 << 16,
+    SERVER_DEADLINE_MS = 120000,
+    SERVER_ATTEMPTS_MAX = 6,
+    SERVER_BACKOFF_MS_MAX = 1000
+};
 
 static const char HELP[] =
     "usage: timbre predict [OPTION]... FILE...\n"
@@ -38,7 +43,8 @@ static const char HELP[] =
     "  --json                   one JSON object a line instead of the table\n"
     "\n"
     "Ask a running server instead of computing here; --model is then a name of the server's:\n"
-    "\n" CLI_SERVER_HELP "\n"
+    "\n" CLI_SERVER_HELP "                           (default here: 120000)\n"
+    "\n"
     "Environment: FFMPEG_BIN, the ffmpeg program for what libsndfile cannot read; TIMBRE_CPU = avx512, avx2 "
     "or\n"
     "portable forces a code path. Exit status: 0 all files answered, 1 some failed, 2 wrong usage, 3 could "

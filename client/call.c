@@ -221,9 +221,9 @@ void call_resume(struct timbre_call *c) {
 static void on_woken(struct timbre_call *c) {
     if (c->timer.place) {
         timers_remove(&c->client->timers, &c->timer);
-        call_resume(c);
+        call_resume(c); /* may drop the client's reference */
     }
-    unref(c);
+    unref(c); /* NOLINT(clang-analyzer-unix.Malloc): the wake's own, which it does not count */
 }
 
 /* ---- its beginning

@@ -121,7 +121,7 @@ static void free_client(struct timbre_client *c) {
     pthread_cond_destroy(&c->idle);
     pthread_mutex_destroy(&c->mutex);
     free(c);
-    grpc_shutdown();
+    grpc_shutdown_blocking(); /* for the last user of gRPC: its threads have ended when this returns */
 }
 
 int timbre_client_new(struct timbre_client **client, const struct timbre_client_options *o,

@@ -23,13 +23,13 @@ struct models_block {
 };
 
 int reply_fail(struct timbre_status *status, int code, const char *format, ...) {
-    if (!status)
-        return -1;
     va_list args;
     va_start(args, format);
-    vsnprintf(status->message, sizeof status->message, format, args);
+    if (status) {
+        vsnprintf(status->message, sizeof status->message, format, args);
+        status->code = code;
+    }
     va_end(args);
-    status->code = code;
     return -1;
 }
 

@@ -280,11 +280,20 @@ static struct batcher_lane *choose_lane(const struct batcher *b, int64_t now_ns)
     return best;
 }
 
-/* When a forward of so many samples would be over; 0 when nobody can tell. */
+/* When a forward of so many samples would be over at the lane's pace; 0 when nobody can tell. */
 static int64_t predict_end_ns(const struct batcher_lane *l, int64_t samples, int64_t now_ns) {
     if (l->ran_ns == 0 || now_ns - l->ran_ns > (int64_t)PACE_BELIEVED_MS * 1000000 || !(l->pace.work > 0))
         return 0;
     return now_ns + (int64_t)((double)samples * l->pace.busy_ns / l->pace.work);
+}
+
+/* More time than is left to the request, or 0. Small batches are slow for their size, so that more work than
+ * has been in a batch lately counts as one of those: what is dropped would surely have been late. */
+static int64_t find_hopeless_ns(const struct batcher_lane *l, const struct entry *e, int64_t now_ns) {
+    const double usual = l->pace.batches > 0 ? l->pace.work / l->pace.batches : 0;
+    const int64_t samples = (double)e->samples < usual ? e->samples : (int64_t)usual;
+    const int64_t end_ns = predict_end_ns(l, samples, now_ns);
+    return end_ns > e->deadline_ns ? end_ns - now_ns : 0;
 }
 
 /* Hands out items of the candidate as far as they fit; false when the batch is full. *taken: samples of slots
@@ -325,9 +334,9 @@ static void fill(struct batcher *b, struct batcher_lane *l, int count_max, struc
     batch->lane = l;
     while (n > 0 && batch->count < count_max) {
         const struct candidate c = b->heap[0];
-        const struct entry *e = &b->entries[c.entry];
-        if (predict_end_ns(l, e->samples, now_ns) > c.deadline_ns) {
-            e->request->needs_ns = predict_end_ns(l, e->samples, now_ns) - now_ns;
+        const int64_t needs_ns = find_hopeless_ns(l, &b->entries[c.entry], now_ns);
+        if (needs_ns) {
+            b->entries[c.entry].request->needs_ns = needs_ns;
             bury(b, c.entry);
         } else if (!take_items(b, &c, count_max, batch, &taken, &latest_ns, now_ns)) {
             break;

@@ -182,4 +182,5 @@ void door_pace_add(struct door_pace *p, double work, double busy_ns) {
     const double kept = exp(-busy_ns / PACE_MEMORY_NS);
     p->work = p->work * kept + work;
     p->busy_ns = p->busy_ns * kept + busy_ns;
+    p->batches = p->batches * kept + 1;
 }

@@ -43,8 +43,8 @@ void door_close(struct door *d); /* nobody enters any more; who waits is refused
 
 /* A rate of work, smoothed over the last seconds of busy time. All zero: nothing known yet. */
 struct door_pace {
-    double work, busy_ns;
+    double work, busy_ns, batches; /* what is old counts for less than one */
 };
-void door_pace_add(struct door_pace *p, double work, double busy_ns);
+void door_pace_add(struct door_pace *p, double work, double busy_ns); /* of one batch */
 
 #endif

@@ -47,9 +47,11 @@ struct engine_options {
                         batch that has room. With none on its way it does not wait */
     int queue_depth; /* requests between finish and forward */
     double queued_s_max; /* audio between finish and forward. A file counts as PCM16 at the model's rate would
-                            until it is decoded, then as what it is */
+                            until it is decoded, then as what it is. One that turned out longer
+                            than there is room for comes back with RESOURCE_EXHAUSTED */
     int prepare_threads; /* decode and resample what needs no other program */
-    int transcode_threads;   /* run ffmpeg for the rest, so that slow uploads wait for each other alone */
+    int transcode_threads;   /* run ffmpeg for the rest, so that slow uploads wait for each other alone. Those
+                                may take half of queue_depth and of queued_s_max */
     struct metrics *metrics; /* where the engine counts (docs/metrics.md); NULL: nowhere */
 };
 
@@ -98,7 +100,8 @@ void engine_describe_machine(struct text *out);
 
 /* Order in the batcher: lower first; by deadline, then by arrival within a class. Nobody starves: for every
  * ENGINE_AGING_MS that a request has waited it counts as one class better, in the end better than fresh live
- * work. */
+ * work. A batch is of one model: of the one whose best class is better, likewise one better for every
+ * ENGINE_AGING_MS since it was served; among equals, of the one that has used the device least. */
 enum engine_class { ENGINE_LIVE, ENGINE_UNARY, ENGINE_BULK };
 enum { ENGINE_AGING_MS = 2000 };
 
@@ -109,10 +112,12 @@ struct engine_request_options {
         hop_s;      /* 0: whole up to ENGINE_WHOLE_S_MAX, longer by the default windows. hop_s 0: window_s */
     bool embedding; /* wanted in the result */
     enum engine_class order;
-    int64_t deadline_ns;     /* on clock_now_ns; 0: none. Work that is late is dropped unrun */
+    int64_t deadline_ns; /* on clock_now_ns; 0: none. Work that is late, or would be at the measured rate, is
+                            dropped unrun */
     struct queue *replies;   /* where the request is put when it is done; a full one makes the engine wait.
-                                NULL:   only wake tells, and from its call on the request is the caller's */
-    void (*wake)(void *arg); /* called after that, on a thread of the engine; must not block. NULL: none */
+                                NULL: only wake tells, and from its call on the request is the caller's */
+    void (*wake)(void *arg); /* called after that, on a thread of the engine; must not block. One call may
+                                stand for several that share wake and wake_arg. NULL: none */
     void *wake_arg;
     void *user; /* for the caller */
 };

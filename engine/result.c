@@ -94,7 +94,7 @@ void request_explain_drop(const struct engine_request *r, struct status *st) {
         status_set(st, STATUS_CANCELLED, "cancelled by the caller");
     else if (r->needs_ns)
         status_set(st, STATUS_DEADLINE_EXCEEDED,
-                   "the request cannot be done before its deadline: it needs about %.0f ms of the device",
+                   "the request cannot be done before its deadline: it needs %.0f ms of the device or more",
                    (double)r->needs_ns * 1e-6);
     else
         status_set(st, STATUS_DEADLINE_EXCEEDED, "the deadline passed while the request was queued");

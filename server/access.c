@@ -34,7 +34,7 @@ static void write_line(struct call *c, double ms) {
     if (wanted == SERVER_ACCESS_OFF || (wanted == SERVER_ACCESS_ERRORS && c->code == GRPC_STATUS_OK))
         return;
     const struct trace trace = find_trace(c);
-    struct log_field fields[9] = {
+    struct log_field fields[10] = {
         {.key = "method", .text = c->method->path},
         {.key = "code",
          .text = c->cancelled && c->code == GRPC_STATUS_OK ? "CANCELLED"
@@ -46,11 +46,13 @@ static void write_line(struct call *c, double ms) {
     };
     int count = 6;
     if (c->model[0])
-        fields[count++] = (struct log_field){.key = "model", .text = c->model};
+        fields[count++] = log_text("model", c->model);
     if (c->token_name[0])
-        fields[count++] = (struct log_field){.key = "token", .text = c->token_name};
-    if (trace.trace_id[0])
-        fields[count++] = (struct log_field){.key = "trace_id", .text = trace.trace_id};
+        fields[count++] = log_text("token", c->token_name);
+    if (trace.trace_id[0]) {
+        fields[count++] = log_text("trace_id", trace.trace_id);
+        fields[count++] = log_text("span_id", trace.span_id);
+    }
     log_write_fields(c->code == GRPC_STATUS_OK || c->code == GRPC_STATUS_CANCELLED ? LOG_INFO : LOG_WARN,
                      "access", fields, count, "%s", "call");
 }

@@ -114,6 +114,8 @@ static void sent(struct call *c, bool ok, struct tag *t) {
         grpc_byte_buffer_destroy(c->outgoing);
     c->outgoing = NULL;
     pump(c);
+    if (c->method->on_sent && !c->answered)
+        c->method->on_sent(c);
     unref(c);
 }
 
@@ -271,8 +273,9 @@ static void answered(struct call *c, bool ok, struct tag *t) {
 /* On a thread of the engine. The slot holds a reference, so the call lives until the event was handled. */
 static void wake(void *arg) {
     struct call_request *slot = arg;
-    __tsan_release(&slot->tag);
-    grpc_call_start_batch(slot->tag.call->grpc, NULL, 0, &slot->tag, NULL);
+    grpc_call *grpc = slot->tag.call->grpc;
+    __tsan_release(&slot->tag); /* the last look at the slot */
+    grpc_call_start_batch(grpc, NULL, 0, &slot->tag, NULL);
 }
 
 int call_open_request(struct call *c, struct engine_request **r, struct engine_request_options *o, void *user,
@@ -329,9 +332,10 @@ void call_unhold(struct call *c) {
 }
 
 void call_wake(struct call *c, int value) {
+    grpc_call *grpc = c->grpc;
     c->woken = value;
     __tsan_release(&c->on_woken);
-    grpc_call_start_batch(c->grpc, NULL, 0, &c->on_woken, NULL);
+    grpc_call_start_batch(grpc, NULL, 0, &c->on_woken, NULL);
 }
 
 /* ---- arrival ---- */

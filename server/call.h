@@ -48,6 +48,8 @@ struct method {
      * call_open_request; the handler owns it (engine_close). Also after the caller has left, and after the
      * call was answered. */
     void (*on_answer)(struct call *c, struct engine_request *r, void *user);
+    void (*on_sent)(
+        struct call *c); /* streaming: a message of call_send is out; there is room for one more */
     void (*on_wake)(struct call *c, int value); /* after call_wake */
     void (*on_cancel)(struct call *c); /* the caller has left or its deadline passed; its requests were
                                           cancelled. A streaming call is then ended for the handler */

@@ -59,7 +59,7 @@ static bool wants_status(const struct call *c) {
     return value && bytes == 4 && memcmp(value, "true", 4) == 0;
 }
 
-static bool send_error(struct call *c, const struct inference_item *i, const struct status *error) {
+static void send_error(struct call *c, const struct inference_item *i, const struct status *error) {
     char text[STATUS_MESSAGE_BYTES_MAX + 32];
     Inference__ModelInferResponse id = INFERENCE__MODEL_INFER_RESPONSE__INIT;
     Inference__ModelStreamInferResponse m = INFERENCE__MODEL_STREAM_INFER_RESPONSE__INIT;
@@ -67,39 +67,37 @@ static bool send_error(struct call *c, const struct inference_item *i, const str
     id.id = (char *)inference_item_get_id(i);
     m.error_message = text;
     m.infer_response = &id;
-    return call_send(c, &m.base);
+    call_send(c, &m.base);
 }
 
-static bool send_answer(struct call *c, const struct inference_item *i) {
+static void send_answer(struct call *c, const struct inference_item *i) {
     struct inference_answer *a = inference_item_make_answer(i);
     Inference__ModelStreamInferResponse m = INFERENCE__MODEL_STREAM_INFER_RESPONSE__INIT;
     if (!a) {
         fail_no_memory(c);
-        return true;
+        return;
     }
     m.infer_response = inference_answer_get(a);
-    bool sent = call_send(c, &m.base);
+    call_send(c, &m.base);
     inference_answer_free(a);
-    return sent;
 }
 
 static void send_item(struct call *c, const struct inference_item *i) {
     struct failure f;
-    struct status st;
     const struct status *error = inference_item_get_error(i, &f);
-    if (error && wants_status(c)) {
+    if (error && wants_status(c))
         call_fail(c, error, &f);
-    } else if (!(error ? send_error(c, i, error) : send_answer(c, i))) {
-        status_set(&st, STATUS_RESOURCE_EXHAUSTED, "%d answers wait to be read by the caller, the limit",
-                   CALL_STREAM_SENDS_MAX);
-        call_fail(c, &st, NULL);
-    }
+    else if (error)
+        send_error(c, i, error);
+    else
+        send_answer(c, i);
 }
 
-/* Sends what is done and next in order; reads on when there is room. */
+/* Sends what is done and next in order, as far as the caller reads it; reads on when there is room. */
 static void advance(struct call *c) {
     struct stream *s = call_get_state(c);
-    while (s->count && inference_item_is_done(s->items[s->first])) {
+    while (s->count && inference_item_is_done(s->items[s->first]) &&
+           call_count_unsent(c) < INFERENCE_UNSENT_MAX) {
         struct inference_item *i = s->items[s->first];
         s->first = (s->first + 1) % INFERENCE_STREAM_REQUESTS_MAX;
         s->count--;
@@ -169,6 +167,7 @@ const struct method inference_methods[] = {
      .on_message = infer_stream,
      .on_half_close = infer_stream_half_close,
      .on_answer = infer_stream_answer,
+     .on_sent = advance,
      .on_free = infer_stream_free},
     {.path = PATH("ModelConfig"), .on_message = inference_get_model_config},
     {.path = PATH("ModelStatistics"), .on_message = inference_get_model_statistics},

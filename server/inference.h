@@ -6,6 +6,10 @@
 
 enum { INFERENCE_STREAM_REQUESTS_MAX = CALL_REQUESTS_MAX }; /* of one stream that are worked on at a time */
 
+enum {
+    INFERENCE_UNSENT_MAX = 16
+}; /* answers that wait for a caller to read; then nothing more is taken from him */
+
 /* One ModelInfer, or one message of a ModelStreamInfer: inference_item.c. */
 struct inference_item;
 

@@ -80,16 +80,11 @@ static void wake(void *arg, const struct status *st) {
     call_wake(c, 0);
 }
 
-static void update(struct server *s) {
-    repository_update(s->repository);
-    health_update(s->health);
-}
-
 void inference_end_load(struct call *c, int value) {
     const struct status *st = call_get_state(c);
     Inference__RepositoryModelLoadResponse response = INFERENCE__REPOSITORY_MODEL_LOAD_RESPONSE__INIT;
     (void)value;
-    update(call_get_server(c));
+    loop_update_models(call_get_server(c));
     if (st->code != STATUS_OK)
         call_fail(c, st, NULL);
     else

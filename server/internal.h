@@ -42,6 +42,7 @@ struct server {
     pthread_t loop;
     bool loop_started;
     _Atomic enum server_phase phase;
+    atomic_bool has_model;  /* one is ready, as the loop last looked */
     atomic_bool cancel_all; /* drain-timeout-ms is over: what still runs is cancelled */
     atomic_int running;     /* calls that are open, as the loop last counted them */
 
@@ -62,6 +63,8 @@ int listen_start(struct server *s, struct status *st);
 
 /* loop.c: the completion-queue thread, until the server is drained. arg is the server. */
 void *loop_main(void *arg);
+/* Takes over what the repository has finished, and tells health, readiness and metrics. */
+void loop_update_models(struct server *s);
 
 /* What a caller is told who finds the queue full. */
 struct failure failure_of_queue(struct server *s);
@@ -80,7 +83,9 @@ void health_del(struct health *h);
 void health_update(struct health *h);      /* after the phase or the models changed: tells the watchers */
 void health_end_watches(struct health *h); /* at drain: ends every Watch */
 
-/* True when the server is serving (or a lame duck) and has a model that is ready. */
+/* Both on the completion-queue thread: whether a model is ready; whether the server also is serving, and not
+ * yet a lame duck. */
+bool server_has_model(const struct server *s);
 bool server_is_ready(const struct server *s);
 
 #endif

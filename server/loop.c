@@ -41,8 +41,9 @@ static void follow_phase(struct server *s) {
     }
 }
 
-/* The table of models has changed. */
+/* Tells everyone who wants to know which models there are. */
 static void tell_models(struct server *s) {
+    atomic_store(&s->has_model, server_has_model(s));
     for (int i = 0; i < repository_count(s->repository); i++) {
         const struct repository_entry *e = repository_at(s->repository, i);
         telemetry_set_model(s->telemetry, e->name, e->version, (int)e->state);
@@ -50,11 +51,15 @@ static void tell_models(struct server *s) {
     health_update(s->health);
 }
 
+void loop_update_models(struct server *s) {
+    if (repository_update(s->repository))
+        tell_models(s);
+}
+
 static void tick(struct server *s) {
     const int64_t now_ns = clock_now_ns();
     follow_phase(s);
-    if (repository_update(s->repository))
-        tell_models(s);
+    loop_update_models(s);
     health_update(s->health); /* watchers that had not read the last state yet */
     telemetry_set_ready(s->telemetry, server_is_ready(s));
     for (struct call *c = s->calls, *next; c; c = next) {

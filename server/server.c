@@ -9,20 +9,23 @@
 #include <time.h>
 
 #include <grpc/grpc.h>
+#include <grpc/support/log.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "server/internal.h"
 
-enum { EXIT_NOT_STARTED = 3, STOP_POLL_MS = 20 };
+enum { EXIT_NOT_STARTED = 3, STOP_POLL_MS = 20, GRPC_STOP_MS_MAX = 1000 };
 
-bool server_is_ready(const struct server *s) {
-    if (atomic_load(&s->phase) != SERVER_SERVING)
-        return false;
+bool server_has_model(const struct server *s) {
     for (int i = 0; i < repository_count(s->repository); i++)
         if (repository_at(s->repository, i)->state == REPOSITORY_READY)
             return true;
     return false;
+}
+
+bool server_is_ready(const struct server *s) {
+    return atomic_load(&s->phase) == SERVER_SERVING && server_has_model(s);
 }
 
 static const char *why_not_ready(void *arg) {
@@ -32,7 +35,8 @@ static const char *why_not_ready(void *arg) {
                                         [SERVER_DRAINING] = "draining",
                                         [SERVER_STOPPED] = "stopped"};
     const struct server *s = arg;
-    return words[atomic_load(&s->phase)];
+    const enum server_phase phase = atomic_load(&s->phase);
+    return phase == SERVER_SERVING && !atomic_load(&s->has_model) ? "no model is loaded" : words[phase];
 }
 
 /* glibc gives memory of this size back to the system after every request and takes it again for the next:
@@ -107,6 +111,13 @@ static void tell_ready(const struct server *s) {
               s->http ? s->http_address : "off");
 }
 
+static void poll_tls(struct server *s) {
+    if (!s->tls)
+        return;
+    tls_poll(s->tls);
+    telemetry_set_tls_expiry(s->telemetry, tls_get_expiry_s(s->tls));
+}
+
 /* Waits `wait_ms` for SIGTERM or SIGINT; looks after files meanwhile. True: a signal came. */
 static bool wait_for_signal(struct server *s, const sigset_t *set, int64_t wait_ms) {
     const int64_t until_ns = clock_now_ns() + wait_ms * 1000000;
@@ -121,10 +132,7 @@ static bool wait_for_signal(struct server *s, const sigset_t *set, int64_t wait_
             return true;
         if (s->auth)
             auth_poll(s->auth);
-        if (s->tls) {
-            tls_poll(s->tls);
-            telemetry_set_tls_expiry(s->telemetry, tls_get_expiry_s(s->tls));
-        }
+        poll_tls(s);
     }
 }
 
@@ -176,10 +184,32 @@ static void free_server(struct server *s) {
     }
     repository_del(s->repository);
     engine_del(s->engine);
-    tls_del(s->tls);
     auth_del(s->auth);
     telemetry_del(s->telemetry);
     metrics_del(s->metrics);
+}
+
+/* What gRPC itself has to say. */
+static void log_grpc(gpr_log_func_args *args) {
+    static const enum log_level levels[] = {[GPR_LOG_SEVERITY_DEBUG] = LOG_DEBUG,
+                                            [GPR_LOG_SEVERITY_INFO] = LOG_DEBUG,
+                                            [GPR_LOG_SEVERITY_ERROR] = LOG_WARN};
+    log_write(levels[args->severity], "grpc", "%s", args->message);
+}
+
+/* gRPC ends on threads of its own, which may not find the program gone. */
+static void stop_grpc(void) {
+    const struct timespec step = {.tv_nsec = 1000000};
+    grpc_shutdown();
+    for (int i = 0; i < GRPC_STOP_MS_MAX && grpc_is_initialized(); i++)
+        nanosleep(&step, NULL);
+}
+
+static void log_warnings(const struct server_options *o) {
+    const char *warnings[OPTIONS_WARNINGS_MAX];
+    const int count = options_list_warnings(o, warnings);
+    for (int i = 0; i < count; i++)
+        log_write(LOG_WARN, "options", "%s", warnings[i]);
 }
 
 static int run(const struct server_options *o) {
@@ -192,12 +222,16 @@ static int run(const struct server_options *o) {
         s.instance = (uint64_t)clock_now_ns();
     tune_malloc();
     log_init(o->log_level, o->log_json);
+    log_warnings(o);
+    gpr_set_log_function(log_grpc);
     grpc_init();
     int result =
         log_start(&st) || start_telemetry(&s, &st) || start_engine(&s, &st) || start_network(&s, &st);
     if (result) {
         fprintf(stderr, "timbre serve: %s\n", st.message);
     } else {
+        poll_tls(&s);
+        atomic_store(&s.has_model, true);
         atomic_store(&s.phase, SERVER_SERVING);
         tell_ready(&s);
         serve(&s, &signals);
@@ -209,7 +243,8 @@ static int run(const struct server_options *o) {
         _exit(0);
     }
     free_server(&s);
-    grpc_shutdown();
+    stop_grpc();
+    tls_del(s.tls); /* a handshake may have been under way until now */
     log_stop();
     return result ? EXIT_NOT_STARTED : 0;
 }

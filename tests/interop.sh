@@ -40,7 +40,8 @@ declare -A packages=(
   [ruby]="ruby ruby-grpc protobuf-compiler-grpc"
 )
 missing=()
-for p in nginx-light haproxy openssl protobuf-compiler grpc-proto $(for s in "${stacks[@]}"; do echo "${packages[$s]-}"; done); do
+for p in nginx-light haproxy openssl protobuf-compiler grpc-proto \
+  $(for s in "${stacks[@]}"; do echo "${packages[$s]-}"; done); do
   [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2> /dev/null)" = installed ] || missing+=("$p")
 done
 if [ ${#missing[@]} -gt 0 ]; then

@@ -4,6 +4,7 @@ Python whose answers are scripted."""
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -398,6 +399,16 @@ def test_bench_at_its_limit_says_so():
         r = bench(s.address, "--rate", "200", "--max-in-flight", "4", "--warmup", "0", "--duration", "2", "--lengths", "0.1",
                   status=1)
         assert r["unsent"] > 200 and r["late_ms_max"] > 500
+
+
+def test_bench_interrupted(server):
+    process = subprocess.Popen([timbre.PROGRAM, "bench", "--server", server.grpc, "--json", "--duration", "100", "--warmup",
+                                "0", "--lengths", "0.2"], stdout=subprocess.PIPE, text=True)
+    time.sleep(SLOWNESS)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    r = json.loads(out)
+    assert process.returncode == 0 and r["failed"] == 0 and r["calls"] > 0 and r["duration_s"] < 50
 
 
 @pytest.mark.parametrize("options, word", [

@@ -18,7 +18,7 @@ from timbre_server import (SLOWNESS, TINY, Server, bits_of, bits_of_answer, call
 
 TIMEOUT_S = 60 * SLOWNESS
 PATH = "/timbre.v1.Timbre/Predict"
-ROUNDS = 3 if SLOWNESS > 1 else 5
+ROUNDS = 4 if SLOWNESS > 1 else 20
 
 pytestmark = [pytest.mark.asan, pytest.mark.tsan]
 
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.asan, pytest.mark.tsan]
 class Load:
     """Threads that call again and again until they are told that there is nobody any more."""
 
-    def __init__(self, server, clips, expected, threads=8):
+    def __init__(self, server, clips, expected, threads=32):
         self.server, self.requests, self.expected = server, [request_of(c) for c in clips], expected
         self.served, self.wrong, self.lock = 0, [], threading.Lock()
         self.threads = [threading.Thread(target=self._run, args=(i,)) for i in range(threads)]

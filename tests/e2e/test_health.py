@@ -180,7 +180,7 @@ def test_without_a_model():
             wait_until(lambda: server.get("/readyz")[0] == 503)
             repository.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest(model_name="tiny"), timeout=TIMEOUT_S)
             wait_until(lambda: check(stub, "") == S.SERVING)
-            assert server.get("/readyz")[0] == 200
+            wait_until(lambda: server.get("/readyz")[0] == 200)
         for w in watchers[:3]:
             wait_until(lambda w=w: len(w.said) == 5, what="five changes")
         for i, w in enumerate(watchers):

@@ -32,7 +32,8 @@ SLOWNESS = 8 if is_sanitized() else 1
 class Server:
     """with Server("--max-calls", "3") as server: ... server.grpc is where it listens.
 
-    `model` is served as "tiny" and the first one; None leaves that to the flags. Addresses are free ones unless the flags tell."""
+    `model` is served as "tiny" and the first one; None leaves that to the flags. Addresses are free ones unless the
+    flags tell."""
 
     def __init__(self, *flags, model=TINY, env=None, ready_timeout_s=60, status=0):
         flags = [str(f) for f in flags]

@@ -124,7 +124,7 @@ static void test_refusals(void **state) {
     unsigned char list[] =
         "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n";
     refuse(wav, NULL, PATIENCE_MS, 2.0, STATUS_RESOURCE_EXHAUSTED, "max-duration, which is 2 s");
-    refuse(wav, NULL, 1, 1800.0, STATUS_DEADLINE_EXCEEDED, "decode-ms-max, which is 1 ms");
+    refuse(wav, NULL, 1, 1800.0, STATUS_DEADLINE_EXCEEDED, "decode-timeout-ms, which is 1 ms");
     refuse(nothing, NULL, PATIENCE_MS, 1800.0, STATUS_INVALID_ARGUMENT, "there is no audio in it");
     refuse((struct bytes){text, sizeof text - 1}, NULL, PATIENCE_MS, 1800.0, STATUS_INVALID_ARGUMENT,
            "libsndfile: not a file that it reads; ffmpeg: Invalid data");
@@ -214,7 +214,7 @@ static void test_nothing_is_left(void **state) {
         clip = decode(wav);
         assert_int_equal(clip.count, 16000);
         audio_clip_free(&clip);
-        refuse(wav, NULL, 1, 1800.0, STATUS_DEADLINE_EXCEEDED, "decode-ms-max");
+        refuse(wav, NULL, 1, 1800.0, STATUS_DEADLINE_EXCEEDED, "decode-timeout-ms");
         refuse(wav, NULL, PATIENCE_MS, 0.01, STATUS_RESOURCE_EXHAUSTED, "max-duration");
         refuse(wav, "/nowhere", PATIENCE_MS, 1800.0, STATUS_FAILED_PRECONDITION, "install");
         refuse(wav, "/bin/echo", PATIENCE_MS, 1800.0, STATUS_INVALID_ARGUMENT, "did not answer");

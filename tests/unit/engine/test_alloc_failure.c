@@ -89,8 +89,30 @@ static void test_start_on_cpu(void **state) {
     check_start("cpu");
 }
 
+static void test_check(void **state) {
+    struct engine *e;
+    struct status st;
+    long n = 0;
+    (void)state;
+    assert_int_equal(start(&e, "cpu", &st), 0);
+    for (;; n++) {
+        char report[300] = "";
+        st = (struct status){0};
+        atomic_store(&left, n);
+        int result = engine_model_check(model, report, sizeof report, &st);
+        if (atomic_exchange(&left, -1) >= 0) {
+            assert_int_equal(result, 0);
+            break;
+        }
+        assert_true(result == -1 && st.code != STATUS_OK && st.message[0] != 0);
+        assert_true(n < 10000);
+    }
+    assert_true(n > 20);
+    engine_del(e);
+}
+
 /* One request; true when it was answered. */
-static bool ask(struct queue *replies) {
+static bool ask(struct queue *replies, bool given) {
     const struct engine_request_options o = {
         .format = {.encoding = AUDIO_FLOAT32, .rate_hz = 16000, .channels = 1},
         .model = model,
@@ -100,7 +122,9 @@ static bool ask(struct queue *replies) {
     struct status st = {0};
     if (engine_open(&r, &o, &st))
         return false;
-    if (engine_feed(r, noise, sizeof noise, &st) || engine_finish(r, true, &st)) {
+    const struct engine_piece pieces[] = {{noise, 1000}, {(const char *)noise + 1000, sizeof noise - 1000}};
+    if ((given ? engine_give(r, pieces, 2, NULL, NULL, &st) : engine_feed(r, noise, sizeof noise, &st)) ||
+        engine_finish(r, true, &st)) {
         assert_true(st.message[0] != 0);
         engine_close(r);
         return false;
@@ -113,25 +137,24 @@ static bool ask(struct queue *replies) {
     return ok;
 }
 
-static void test_request(void **state) {
+static void check_request(bool given) {
     struct engine *e;
     struct queue *replies;
     struct status st;
     long n = 0;
-    (void)state;
     for (size_t i = 0; i < sizeof noise / sizeof *noise; i++)
         noise[i] = (float)(i * 7919 % 1000) * 1e-3f - 0.5f;
     assert_int_equal(queue_new(&replies, 4, &st), 0);
     assert_int_equal(start(&e, "cpu", &st), 0);
     for (;; n++) {
         atomic_store(&left, n);
-        bool answered = ask(replies);
+        bool answered = ask(replies, given);
         bool all_went_well = atomic_exchange(&left, -1) >= 0;
         if (all_went_well) {
             assert_true(answered);
             break;
         }
-        assert_true(ask(replies)); /* what failed once did no harm */
+        assert_true(ask(replies, given)); /* what failed once did no harm */
         assert_true(n < 1000);
     }
     assert_true(n > 3);
@@ -139,8 +162,15 @@ static void test_request(void **state) {
     queue_del(replies);
 }
 
+static void test_request(void **state) {
+    (void)state;
+    check_request(false);
+    check_request(true);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_start_on_ref),
-                                       cmocka_unit_test(test_start_on_cpu), cmocka_unit_test(test_request)};
+                                       cmocka_unit_test(test_start_on_cpu), cmocka_unit_test(test_check),
+                                       cmocka_unit_test(test_request)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

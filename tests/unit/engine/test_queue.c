@@ -370,7 +370,7 @@ static void test_slow_files_wait_for_each_other(void **state) {
     for (int i = 2; i < 10; i++)
         bed_expect(replies, STATUS_CANCELLED);
     assert_true(clock_elapsed_ms(start_ns) < 2900);
-    bed_expect(replies, STATUS_DEADLINE_EXCEEDED); /* decode-ms-max */
+    bed_expect(replies, STATUS_DEADLINE_EXCEEDED); /* decode-timeout-ms */
     bed_expect(replies, STATUS_DEADLINE_EXCEEDED);
     free(mp4);
     unlink(program);

@@ -393,7 +393,7 @@ static void test_int16(void **state) {
 
 static void test_shapes(void **state) {
     static const int64_t wrong[][3] = {{5, 0, 0},         {7, 0, 0}, {0, 0, 0}, {-1, 0, 0},
-                                       {INT64_MAX, 0, 0}, {2, 3, 0}, {6, 1, 0}};
+                                       {INT64_MAX, 0, 0}, {2, 3, 0}, {2, 6, 0}, {6, 1, 0}};
     (void)state;
     q.inputs[AUDIO].n_shape = 2;
     q.shapes[AUDIO][0] = 1;
