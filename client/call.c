@@ -282,11 +282,15 @@ int call_start(struct timbre_client *client, const struct call_options *o, struc
     int result = enter_client(c, status);
     if (result == 0) {
         pthread_mutex_lock(&c->mutex);
-        const grpc_call_error error = begin_attempt(c);
+        const bool cancelled = c->cancelled; /* by another thread, already */
+        const grpc_call_error error = cancelled ? GRPC_CALL_ERROR : begin_attempt(c);
         pthread_mutex_unlock(&c->mutex);
         if (error != GRPC_CALL_OK) { /* a bug, or metadata that gRPC does not take */
-            result = reply_fail(status, TIMBRE_CODE_INTERNAL, "%s", grpc_call_error_to_string(error));
-            free_answer(c);
+            result = cancelled
+                         ? reply_fail(status, TIMBRE_CODE_CANCELLED, "cancelled before it was sent")
+                         : reply_fail(status, TIMBRE_CODE_INTERNAL, "%s", grpc_call_error_to_string(error));
+            if (!cancelled)
+                free_answer(c);
             leave_client(c);
         }
     }
@@ -304,7 +308,9 @@ void timbre_call_cancel(struct timbre_call *c) {
     pthread_mutex_lock(&c->mutex);
     if (!c->cancelled && c->state != CLIENT_CALL_DONE) {
         c->cancelled = true;
-        if (c->state == CLIENT_CALL_RUNNING) {
+        if (!c->attempt) {
+            /* It is about to begin, and will not. */
+        } else if (c->state == CLIENT_CALL_RUNNING) {
             grpc_call_cancel(c->attempt, NULL);
         } else {
             /* An empty batch comes back at once: the thread that keeps the timer wakes. */

@@ -80,10 +80,17 @@ void counts_add_model(struct engine_model *m) {
                     name);
     /* Two versions of one name may be loaded for a while. */
     metrics_count(c->weight_bytes, (double)model_get_info(m->model)->weight_bytes);
+    c->workspace_bytes =
+        metrics_get(metrics_add(t, METRICS_GAUGE, "timbre_workspace_bytes",
+                                "Bytes of a model's workspace: activations and tables for the largest batch.",
+                                "model", NULL, 0),
+                    name);
+    metrics_count(c->workspace_bytes, (double)model_worker_get_bytes(m->worker));
 }
 
 void counts_remove_model(struct engine_model *m) {
     metrics_count(m->counts.weight_bytes, -(double)model_get_info(m->model)->weight_bytes);
+    metrics_count(m->counts.workspace_bytes, -(double)model_worker_get_bytes(m->worker));
 }
 
 void counts_prepare(struct counts *c, const char *decoder, int64_t ns) {

@@ -21,7 +21,7 @@ struct counts {
 
 struct counts_model {
     struct metrics_series *queue_s, *compute_s, *batch_clips, *batch_audio_s;
-    struct metrics_series *audio_s, *waste_s, *weight_bytes;
+    struct metrics_series *audio_s, *waste_s, *weight_bytes, *workspace_bytes;
 };
 
 void counts_init(struct engine *e);

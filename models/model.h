@@ -81,6 +81,9 @@ int model_worker_new(struct model_worker **w, const struct model *m, int64_t sam
                      struct status *st);
 void model_worker_del(struct model_worker *w); /* NULL is fine */
 
+/* Its memory: activations on the device, and tables on the host. */
+int64_t model_worker_get_bytes(const struct model_worker *w);
+
 /* Samples that a clip of `count` samples takes of a worker's samples_max; 0 when it is too short for one
  * frame. */
 int64_t model_count_slot(const struct model *m, int64_t count);

@@ -33,6 +33,7 @@ struct model_worker {
     const struct model *model;
     struct kernels_device *device;
     void *memory; /* of the activations, in the device's memory */
+    size_t memory_bytes;
     struct wav2vec2_state state;
     struct head_state head;
     struct arena host; /* the batch's tables, and staging */

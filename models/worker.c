@@ -59,6 +59,7 @@ int model_worker_new(struct model_worker **out, const struct model *m, int64_t s
         m->kernels->reserve(w->device, batch_count_rows(&c->conv, c->conv.levels, samples_max), clips_max,
                             c->hidden, channels_max(c), st))
         goto fail;
+    w->memory_bytes = device.used;
     device = (struct arena){.base = w->memory, .bytes = device.used};
     layout(w, &device, &w->host);
     memset(w->zeros, 0, (size_t)batch_slot_samples(&c->conv, 1) * sizeof *w->zeros);
@@ -77,6 +78,10 @@ void model_worker_del(struct model_worker *w) {
     w->model->kernels->device_del(w->device);
     arena_free(&w->host);
     free(w);
+}
+
+int64_t model_worker_get_bytes(const struct model_worker *w) {
+    return (int64_t)(w->memory_bytes + w->host.bytes);
 }
 
 int64_t model_count_slot(const struct model *m, int64_t count) {

@@ -127,8 +127,6 @@ void Streaming(timbre::v1::Timbre::Stub *stub) {
     timbre::v1::StreamingPredictResponse response;
     Prepare(&context);
     auto stream = stub->StreamingPredict(&context);
-    for (int i = 0; i < 2; i++)
-        stream->Write({});
     stream->WritesDone();
     while (stream->Read(&response)) {
     }

@@ -105,11 +105,7 @@ func infer(ctx context.Context, stub inference.GRPCInferenceServiceClient, clips
 func streaming(ctx context.Context, stub timbre.TimbreClient) {
 	stream, err := stub.StreamingPredict(ctx)
 	must(err)
-	for i := 0; i < 2; i++ {
-		if stream.Send(&timbre.StreamingPredictRequest{}) != nil {
-			break // it has ended: Recv says why
-		}
-	}
+	must(stream.CloseSend())
 	_, err = stream.Recv()
 	fmt.Println("streaming", statusName(err))
 }

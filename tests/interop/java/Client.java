@@ -6,7 +6,6 @@ import dev.timbre.inference.ModelInferResponse;
 import dev.timbre.inference.ModelStreamInferResponse;
 import dev.timbre.v1.PredictRequest;
 import dev.timbre.v1.Score;
-import dev.timbre.v1.StreamingPredictRequest;
 import dev.timbre.v1.StreamingPredictResponse;
 import dev.timbre.v1.TimbreGrpc;
 import io.grpc.ClientInterceptor;
@@ -116,10 +115,7 @@ public final class Client {
 
     private static void streaming(TimbreGrpc.TimbreStub stub) throws Exception {
         Collector<StreamingPredictResponse> answers = new Collector<>();
-        StreamObserver<StreamingPredictRequest> messages = stub.streamingPredict(answers);
-        for (int i = 0; i < 2; i++) {
-            messages.onNext(StreamingPredictRequest.getDefaultInstance());
-        }
+        stub.streamingPredict(answers).onCompleted();
         Object said = answers.next();
         System.out.println("streaming " + (said instanceof Status ? ((Status) said).getCode() : said));
     }

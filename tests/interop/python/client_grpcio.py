@@ -44,8 +44,7 @@ with channel:
 
     unknown = timbre_pb2.PredictRequest(audio=clips[0][1], model="nobody")
     print("unknown", status_name(lambda: timbre.Predict(unknown, **extra)))
-    messages = [timbre_pb2.StreamingPredictRequest()] * 2
-    print("streaming", status_name(lambda: list(timbre.StreamingPredict(iter(messages), **extra))))
+    print("streaming", status_name(lambda: list(timbre.StreamingPredict(iter([]), **extra))))
     watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="timbre.v1.Timbre"), **extra)
     print("watch", health_pb2.HealthCheckResponse.ServingStatus.Name(next(watch).status))
     watch.cancel()

@@ -70,7 +70,7 @@ async def main():
         print("unknown", await status_name(predict(unknown, **extra)))
         streaming = StreamStreamMethod(channel, "/timbre.v1.Timbre/StreamingPredict", timbre_pb2.StreamingPredictRequest,
                                        timbre_pb2.StreamingPredictResponse)
-        print("streaming", await status_name(streaming([timbre_pb2.StreamingPredictRequest()] * 2, **extra)))
+        print("streaming", await status_name(streaming([], **extra)))
         await watch(channel)
 
 

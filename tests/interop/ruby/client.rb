@@ -44,8 +44,7 @@ clips.each { |name, _| puts "infer #{name} #{bits[name]}" }
 unknown = Timbre::V1::PredictRequest.new(audio: clips[0][1], model: 'nobody')
 puts "unknown #{status_name { timbre.predict(unknown, **WITH) }}"
 
-messages = [Timbre::V1::StreamingPredictRequest.new] * 2
-puts "streaming #{status_name { timbre.streaming_predict(messages.each, **WITH).to_a }}"
+puts "streaming #{status_name { timbre.streaming_predict([].each, **WITH).to_a }}"
 
 health = Grpc::Health::V1::Health::Stub.new(address, security)
 question = Grpc::Health::V1::HealthCheckRequest.new(service: 'timbre.v1.Timbre')

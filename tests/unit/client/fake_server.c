@@ -45,8 +45,8 @@ struct fake_server {
     char address[64];
     pthread_t thread;
     struct exchange *waiting;
-    bool stopping;
     atomic_int calls, cancelled, open;
+    atomic_bool shut_down; /* no call will come any more */
     pthread_mutex_t mutex; /* for request */
     struct fake_request request;
     struct fake_request shown; /* the test's copy */
@@ -238,7 +238,9 @@ static void *run_server(void *arg) {
         grpc_event event = grpc_completion_queue_next(s->cq, soon, NULL);
         if (event.type == GRPC_QUEUE_SHUTDOWN)
             return NULL;
-        if (event.type == GRPC_OP_COMPLETE && event.tag) {
+        if (event.type == GRPC_OP_COMPLETE && !event.tag) {
+            atomic_store(&s->shut_down, true);
+        } else if (event.type == GRPC_OP_COMPLETE) {
             CLIENT_ACQUIRE(event.tag);
             struct tag *tag = event.tag;
             struct exchange *x = tag->x;
@@ -274,7 +276,7 @@ struct fake_server *fake_server_new(const struct fake_answer *answers, int count
 void fake_server_del(struct fake_server *s) {
     grpc_server_shutdown_and_notify(s->grpc, s->cq, NULL);
     grpc_server_cancel_all_calls(s->grpc);
-    while (atomic_load(&s->open))
+    while (!atomic_load(&s->shut_down) || atomic_load(&s->open))
         sleep_a_little();
     grpc_completion_queue_shutdown(s->cq);
     pthread_join(s->thread, NULL);

@@ -180,12 +180,18 @@ static void test_callbacks_may_start_calls(void **state) {
     assert_int_equal(chain.left, 0);
     assert_int_equal(chain.sync_code, TIMBRE_CODE_FAILED_PRECONDITION);
     /* Not while the client is deleted. */
-    chain.left = 1000000000;
-    assert_int_equal(timbre_predict_start(chain.client, &r, on_chain, &chain, NULL, NULL), 0);
-    sleep_ms(20);
-    timbre_client_del(chain.client);
-    sem_wait(&chain.seen.done);
-    assert_int_equal(chain.refused_code, TIMBRE_CODE_CANCELLED);
+    for (int round = 0; round < 20; round++) {
+        if (round)
+            chain.client = new_client(s, (struct timbre_client_options){0});
+        chain.left = 1000000000;
+        for (int i = 0; i < 5; i++)
+            assert_int_equal(timbre_predict_start(chain.client, &r, on_chain, &chain, NULL, NULL), 0);
+        sleep_ms(round);
+        timbre_client_del(chain.client);
+        for (int i = 0; i < 5; i++)
+            sem_wait(&chain.seen.done);
+        assert_int_equal(chain.refused_code, TIMBRE_CODE_CANCELLED);
+    }
     fake_server_del(s);
     sem_destroy(&chain.seen.done);
     free(ok.data);
@@ -274,7 +280,7 @@ static void test_delete_under_load(void **state) {
         sleep_ms(round);
         timbre_client_del(c);
         assert_int_equal(seen.callbacks, 50); /* all before del returned */
-        assert_int_equal(seen.other, 0);
+        assert_in_range(seen.other, 0, 1);    /* "down", if that was faster than the end */
         wait_released(&seen, 50);
         fake_server_del(s);
         sem_destroy(&seen.done);
