@@ -15,8 +15,7 @@ static void unref(struct timbre_call *c) {
     free(c);
 }
 
-/* ---- an attempt
- * ---------------------------------------------------------------------------------------------- */
+/* ---- an attempt ---- */
 
 static void free_answer(struct timbre_call *c) {
     grpc_metadata_array_destroy(&c->initial);
@@ -75,8 +74,7 @@ static grpc_call_error begin_attempt(struct timbre_call *c) {
     return error;
 }
 
-/* ---- its end
- * ------------------------------------------------------------------------------------------------- */
+/* ---- its end ---- */
 
 /* Not in the list any more: the client may be freed as soon as the lock is given back. */
 static void leave_client(struct timbre_call *c) {
@@ -226,8 +224,7 @@ static void on_woken(struct timbre_call *c) {
     unref(c); /* NOLINT(clang-analyzer-unix.Malloc): the wake's own, which it does not count */
 }
 
-/* ---- its beginning
- * ------------------------------------------------------------------------------------------- */
+/* ---- its beginning ---- */
 
 static void add_metadata(struct timbre_call *c, const char *key, grpc_slice value) {
     grpc_metadata *m = &c->metadata[c->metadata_count++];

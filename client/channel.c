@@ -21,8 +21,7 @@ enum {
     METADATA_BYTES_MAX = 64 << 10,
 };
 
-/* ---- the token
- * ----------------------------------------------------------------------------------------------- */
+/* ---- the token ---- */
 
 static bool is_printable(const char *s) {
     for (; *s; s++)
@@ -66,8 +65,7 @@ int channel_make_authorization(grpc_slice *slice, const char *token, const char 
     return result;
 }
 
-/* ---- credentials
- * --------------------------------------------------------------------------------------------- */
+/* ---- credentials ---- */
 
 /* A PEM file of certificates. gRPC would find out about a broken one at the first call. */
 static int read_certificates(char **text, const char *option, const char *path,
@@ -151,8 +149,7 @@ out:
     return result;
 }
 
-/* ---- the channel
- * --------------------------------------------------------------------------------------------- */
+/* ---- the channel ---- */
 
 enum { ARGS_MAX = 16 };
 

@@ -60,8 +60,7 @@ static void take_options(struct timbre_client *c, const struct timbre_client_opt
     c->random |= 1;
 }
 
-/* ---- its thread
- * ---------------------------------------------------------------------------------------------- */
+/* ---- its thread ---- */
 
 static struct timbre_call *call_of_timer(struct timer *t) {
     return (struct timbre_call *)((char *)t - offsetof(struct timbre_call, timer));
@@ -107,8 +106,7 @@ static int start_thread(struct timbre_client *c, struct timbre_status *status) {
                  : 0;
 }
 
-/* ---- its beginning and end
- * ----------------------------------------------------------------------------------- */
+/* ---- its beginning and end ---- */
 
 /* Frees everything but the thread. */
 static void free_client(struct timbre_client *c) {

@@ -3,7 +3,7 @@
  *     struct timbre_client *client;
  *     struct timbre_status status;
  *     if (timbre_client_new(&client, &(struct timbre_client_options){.target = "localhost:9000"}, &status))
- *         fprintf(stderr, "%s\n", status.message);
+ *         errx(1, "%s", status.message);
  *     struct timbre_prediction *p;
  *     if (timbre_predict(client, &(struct timbre_predict_request){.audio = bytes, .audio_bytes = count}, &p,
  *                        &status) == 0)
@@ -41,8 +41,7 @@ extern "C" {
 #define TIMBRE_EXPORT
 #endif
 
-/* ---- what became of a call
- * ----------------------------------------------------------------------------------- */
+/* ---- what became of a call ---- */
 
 /* Those of gRPC. Others than these are possible when something stands between client and server. */
 enum timbre_code {
@@ -78,8 +77,7 @@ struct timbre_status {
     char message[TIMBRE_MESSAGE_BYTES]; /* a sentence, cut to this size; "" when OK */
 };
 
-/* ---- the client
- * ---------------------------------------------------------------------------------------------- */
+/* ---- the client ---- */
 
 /* A deadline that never comes. */
 #define TIMBRE_NO_DEADLINE (-1)
@@ -137,12 +135,10 @@ TIMBRE_EXPORT int timbre_client_set_token(struct timbre_client *client, const ch
 /* "0.1.0". */
 TIMBRE_EXPORT const char *timbre_client_version(void);
 
-/* ---- Predict
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Predict ---- */
 
 enum timbre_encoding {
-    TIMBRE_ENCODING_FILE =
-        0, /* a whole file of any common format: WAV, FLAC, MP3, Ogg, Opus, M4A, WebM, ... */
+    TIMBRE_ENCODING_FILE = 0,    /* a whole file: WAV, FLAC, MP3, Ogg, Opus, M4A, WebM, ... */
     TIMBRE_ENCODING_PCM16 = 2,   /* raw: signed 16 bit, little-endian, interleaved */
     TIMBRE_ENCODING_FLOAT32 = 3, /* raw: IEEE 754, little-endian, interleaved */
     TIMBRE_ENCODING_MULAW = 4,   /* raw: G.711, a byte a sample */
@@ -178,8 +174,7 @@ struct timbre_predict_request {
     bool embedding;  /* also the pooled hidden states */
     enum timbre_priority priority;
 
-    const char
-        *request_id; /* up to 128 printable ASCII characters, for logs; NULL or "": the server makes one */
+    const char *request_id;  /* up to 128 printable ASCII characters; NULL or "": the server makes one */
     const char *traceparent; /* W3C trace context to send along; NULL or "": none */
     int deadline_ms;         /* 0: the client's; TIMBRE_NO_DEADLINE: never */
 };
@@ -238,9 +233,9 @@ struct timbre_prediction {
 TIMBRE_EXPORT void timbre_prediction_free(struct timbre_prediction *prediction);
 
 /* Asks and waits for the answer; not from a callback. On an error *prediction is NULL. Errors: those the
- * server answers with (enum timbre_code), DEADLINE_EXCEEDED, INVALID_ARGUMENT (of this request: no audio, a
- * negative number), RESOURCE_EXHAUSTED (memory), INTERNAL (the reply could not be read), FAILED_PRECONDITION
- * (called from a callback). */
+ * server answers with (enum timbre_code), UNAVAILABLE, DEADLINE_EXCEEDED, INVALID_ARGUMENT (audio,
+ * deadline_ms, traceparent), RESOURCE_EXHAUSTED (memory; more than 2146435071 bytes), INTERNAL (the reply
+ * could not be read), FAILED_PRECONDITION (called from a callback). */
 TIMBRE_EXPORT int timbre_predict(struct timbre_client *client, const struct timbre_predict_request *request,
                                  struct timbre_prediction **prediction, struct timbre_status *status);
 
@@ -253,8 +248,9 @@ typedef void timbre_predict_callback(struct timbre_prediction *prediction, const
 struct timbre_call;
 
 /* Asks; exactly one callback follows, unless this returns -1. Nothing limits the number of calls under way
- * but the memory of their audio. `call`, when not NULL, takes a handle for timbre_call_cancel. Errors:
- * INVALID_ARGUMENT, RESOURCE_EXHAUSTED, as above. */
+ * but the memory of their audio. `call`, when not NULL, takes a handle for timbre_call_cancel, set
+ * before the callback can run. Errors: INVALID_ARGUMENT and RESOURCE_EXHAUSTED as above, CANCELLED (from a
+ * callback while timbre_client_del waits). */
 TIMBRE_EXPORT int timbre_predict_start(struct timbre_client *client,
                                        const struct timbre_predict_request *request,
                                        timbre_predict_callback *callback, void *user,
@@ -267,8 +263,7 @@ TIMBRE_EXPORT void timbre_call_cancel(struct timbre_call *call);
 /* Gives the handle back; the call goes on. Once a handle, at any time. NULL is fine. */
 TIMBRE_EXPORT void timbre_call_release(struct timbre_call *call);
 
-/* ---- models and health
- * --------------------------------------------------------------------------------------- */
+/* ---- models and health ---- */
 
 struct timbre_model {
     const char *name, *version, *digest;

@@ -33,8 +33,7 @@ static void clear(struct timbre_status *status) {
         *status = (struct timbre_status){.retry_after_ms = -1};
 }
 
-/* ---- waiting
- * ------------------------------------------------------------------------------------------------- */
+/* ---- waiting ---- */
 
 /* A caller that waits for one call. */
 struct waiter {
@@ -102,8 +101,7 @@ static int wait_for(struct timbre_client *client, struct call_options *o, struct
     return result;
 }
 
-/* ---- Predict
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Predict ---- */
 
 static grpc_slice pack(const ProtobufCMessage *m, size_t extra) {
     const size_t bytes = protobuf_c_message_get_packed_size(m);
@@ -232,8 +230,7 @@ int timbre_predict_start(struct timbre_client *client, const struct timbre_predi
     return call_start(client, &o, call, status);
 }
 
-/* ---- models and health
- * --------------------------------------------------------------------------------------- */
+/* ---- models and health ---- */
 
 static int ask(struct timbre_client *client, enum client_method method, const ProtobufCMessage *m,
                int deadline_ms, struct waiter *w, struct timbre_status *status) {

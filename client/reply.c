@@ -49,8 +49,7 @@ static void *unpack(struct pool *p, const ProtobufCMessageDescriptor *type, cons
     return message;
 }
 
-/* ---- predictions
- * --------------------------------------------------------------------------------------------- */
+/* ---- predictions ---- */
 
 static struct timbre_score take_score(const Timbre__V1__Score *s) {
     return (struct timbre_score){.label = s->label, .index = s->index, .score = s->score, .logit = s->logit};
@@ -156,8 +155,7 @@ void timbre_prediction_free(struct timbre_prediction *prediction) {
     free(b);
 }
 
-/* ---- models
- * -------------------------------------------------------------------------------------------------- */
+/* ---- models ---- */
 
 static struct timbre_model take_model(const Timbre__V1__Model *m) {
     return (struct timbre_model){.name = m->name,
@@ -228,8 +226,7 @@ void timbre_models_free(struct timbre_models *models) {
     free(b);
 }
 
-/* ---- health and error details
- * -------------------------------------------------------------------------------- */
+/* ---- health and error details ---- */
 
 int reply_parse_health(const void *bytes, size_t count, bool *serving, struct timbre_status *status) {
     struct pool pool;

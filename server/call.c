@@ -369,6 +369,21 @@ static void note_peer(struct call *c) {
 
 /* An answer to a method nobody has; the handlers are never called. */
 static const struct method unknown = {.path = "unknown"};
+enum { PATH_BYTES_SHOWN = 200 };
+
+static void fail_unknown_method(struct call *c) {
+    char path[PATH_BYTES_SHOWN + 1];
+    const size_t length = GRPC_SLICE_LENGTH(c->details.method);
+    const size_t shown = length < PATH_BYTES_SHOWN ? length : PATH_BYTES_SHOWN;
+    struct status st;
+    for (size_t i = 0; i < shown; i++) {
+        const char byte = (char)GRPC_SLICE_START_PTR(c->details.method)[i];
+        path[i] = byte < ' ' || byte > '~' ? '?' : byte;
+    }
+    path[shown] = 0;
+    status_set(&st, STATUS_UNIMPLEMENTED, "no method %s here", path);
+    call_fail(c, &st, NULL);
+}
 
 static void arrived(struct call *c, bool ok, struct tag *t) {
     struct server *s = c->server;
@@ -395,10 +410,7 @@ static void arrived(struct call *c, bool ok, struct tag *t) {
     if (!admit_call(c, &st, &f)) {
         call_fail(c, &st, &f);
     } else if (!known) {
-        status_set(&st, STATUS_UNIMPLEMENTED, "no method %.*s here",
-                   (int)(GRPC_SLICE_LENGTH(c->details.method) % 200),
-                   (const char *)GRPC_SLICE_START_PTR(c->details.method));
-        call_fail(c, &st, NULL);
+        fail_unknown_method(c);
     } else {
         if (c->method->streams) {
             grpc_op op = initial_metadata(c);

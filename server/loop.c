@@ -26,6 +26,17 @@ static void shut_down_when_quiet(struct server *s) {
     grpc_server_shutdown_and_notify(s->grpc, s->cq, &shut_down_tag);
 }
 
+/* After the last call, connections whose other end does not answer any more are all that keeps gRPC. */
+enum { HELD_UP_MS = 1000 };
+
+static bool is_held_up(struct server *s) {
+    if (!s->shut_down || s->calls_count > 0 || s->shut_down_done) {
+        s->last_call_ns = clock_now_ns();
+        return false;
+    }
+    return clock_now_ns() - s->last_call_ns > HELD_UP_MS * INT64_C(1000000);
+}
+
 /* What the phase asks for, each once. */
 static void follow_phase(struct server *s) {
     const enum server_phase phase = atomic_load(&s->phase);
@@ -35,7 +46,8 @@ static void follow_phase(struct server *s) {
     }
     if (phase >= SERVER_DRAINING && !s->shut_down)
         shut_down_when_quiet(s);
-    if (atomic_load(&s->cancel_all) && s->shut_down && !s->cancelled_all) {
+    const bool cancel = atomic_load(&s->cancel_all) || is_held_up(s);
+    if (cancel && s->shut_down && !s->cancelled_all) {
         s->cancelled_all = true;
         grpc_server_cancel_all_calls(s->grpc);
     }

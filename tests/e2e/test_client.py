@@ -434,6 +434,12 @@ def test_bench_no_start(server):
     assert run("bench", "--server", server.grpc, "/no/such/file").status == 3
 
 
+def test_bench_help():
+    for flag in ("--help", "-h"):
+        result = run("bench", flag)
+        assert result.status == 0 and result.out.startswith("usage: timbre bench") and not result.err
+
+
 def test_bench_for_people(server):
     result = run("bench", "--server", server.grpc, "--requests", "10", "--lengths", "0.2")
     assert result.status == 0

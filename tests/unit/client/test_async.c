@@ -197,8 +197,7 @@ static void test_callbacks_may_start_calls(void **state) {
     free(ok.data);
 }
 
-/* ---- threads
- * ------------------------------------------------------------------------------------------------- */
+/* ---- threads ---- */
 
 struct crowd {
     struct timbre_client *client;

@@ -185,8 +185,7 @@ static void test_models_and_health(void **state) {
         free(b[i].data);
 }
 
-/* ---- retries
- * ------------------------------------------------------------------------------------------------- */
+/* ---- retries ---- */
 
 static void test_unavailable_then_ok(void **state) {
     (void)state;
@@ -319,8 +318,7 @@ static void test_server_that_comes_late(void **state) {
     free(ok.data);
 }
 
-/* ---- replies that break the rules
- * ---------------------------------------------------------------------------- */
+/* ---- replies that break the rules ---- */
 
 static void test_bad_replies(void **state) {
     (void)state;
@@ -354,8 +352,7 @@ static void test_reply_too_large(void **state) {
     free(ok.data);
 }
 
-/* ---- wrong usage
- * --------------------------------------------------------------------------------------------- */
+/* ---- wrong usage ---- */
 
 static void expect_no_client(struct timbre_client_options o, const char *word) {
     struct timbre_client *c = (void *)&c;
