@@ -295,6 +295,7 @@ int log_start(struct status *st) {
         ring_free(r);
         return status_set(st, STATUS_RESOURCE_EXHAUSTED, "no thread for the log: %s", strerror(error));
     }
+    pthread_setname_np(r->thread, "timbre-log");
     pthread_mutex_lock(&lock);
     current = r;
     mode = RING;

@@ -167,6 +167,7 @@ int team_new(struct team **out, int threads, bool pin, struct status *st) {
             team_del(t);
             return status_set(st, STATUS_RESOURCE_EXHAUSTED, "cannot start thread %d of %d", i + 1, threads);
         }
+        pthread_setname_np(t->workers[i].thread, "timbre-team");
         t->threads = i + 1;
     }
     *out = t;

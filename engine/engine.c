@@ -54,11 +54,12 @@ static int check_options(const struct engine_options *o, struct status *st) {
 }
 
 static int start(struct engine_pool *pool, int count, void *(*run)(void *arg), struct engine *e,
-                 const char *what, struct status *st) {
+                 const char *name, struct status *st) {
     for (int i = 0; i < count; i++) {
         if (pthread_create(&pool->threads[i], NULL, run, e) != 0)
-            return status_set(st, STATUS_RESOURCE_EXHAUSTED, "cannot start thread %d of %d that %s", i + 1,
-                              count, what);
+            return status_set(st, STATUS_RESOURCE_EXHAUSTED, "cannot start thread %d of %d of %s", i + 1,
+                              count, name);
+        pthread_setname_np(pool->threads[i], name);
         pool->count = i + 1;
     }
     return 0;
@@ -72,10 +73,10 @@ static void join(struct engine_pool *pool) {
 
 static int start_threads(struct engine *e, struct status *st) {
     const struct engine_options *o = &e->options;
-    if (start(&e->sweeper_pool, 1, engine_sweeper_main, e, "sweeps", st) ||
-        start(&e->worker_pool, 1, engine_worker_main, e, "runs the device", st) ||
-        start(&e->prepare_pool, o->prepare_threads, engine_prepare_main, e, "prepare", st) ||
-        start(&e->transcode_pool, o->transcode_threads, engine_transcode_main, e, "ask ffmpeg", st))
+    if (start(&e->sweeper_pool, 1, engine_sweeper_main, e, "timbre-sweeper", st) ||
+        start(&e->worker_pool, 1, engine_worker_main, e, "timbre-worker", st) ||
+        start(&e->prepare_pool, o->prepare_threads, engine_prepare_main, e, "timbre-prepare", st) ||
+        start(&e->transcode_pool, o->transcode_threads, engine_transcode_main, e, "timbre-ffmpeg", st))
         return -1;
     return 0;
 }

@@ -232,11 +232,11 @@ static void hand_to_transcode(struct engine *e, struct engine_request *r) {
         sweeper_note(e->sweeper, deadline_ns);
         return;
     }
-    status_set(
-        &r->result.status, STATUS_RESOURCE_EXHAUSTED,
-        "the files that wait for ffmpeg fill their half of queue-depth (%d requests) or max-queued-seconds "
-        "(%g s)",
-        e->options.queue_depth, e->options.queued_s_max);
+    status_set(&r->result.status, STATUS_RESOURCE_EXHAUSTED,
+               "queue-depth: the files that wait for ffmpeg fill their half of it (%d requests) or of "
+               "max-queued-seconds "
+               "(%g s)",
+               e->options.queue_depth, e->options.queued_s_max);
     refuse(r);
     request_reply(r, NULL);
 }

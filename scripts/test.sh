@@ -59,7 +59,7 @@ step_fuzz() {
     xargs -0 --no-run-if-empty -n 1 -P "$jobs" bash -euo pipefail -c 'run_fuzz "$1"' run_fuzz
 }
 step_tidy() { # errors are what .clang-tidy says; the rest of what it prints is noise
-  timeout 420 run-clang-tidy -p build/clang -quiet -j "$jobs" "^$PWD/(base|audio|kernels|models|engine|server|client|cli)/" 2>&1 |
+  timeout 420 run-clang-tidy -p build/clang -quiet -j "$jobs" "^$PWD/(base|audio|kernels|models|engine|server|client|cli)/.*\.c\$" 2>&1 |
     sed 's/\x1b\[[0-9;]*m//g' > "$logs/tidy-all.log" && return 0
   grep -E -A 4 '(error|warning):' "$logs/tidy-all.log"
   return 1

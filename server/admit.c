@@ -1,5 +1,6 @@
 /* The door: whether a call that has just arrived may go on, before anything of its message is read. */
 #include <stdatomic.h>
+#include <string.h>
 
 #include "server/call_internal.h"
 
@@ -32,13 +33,20 @@ bool admit_call(struct call *c, struct status *st, struct failure *f) {
         return false;
     }
     if (c->method->is_upload && engine_check_room(s->engine, st)) {
-        *f = failure_of_queue(s);
+        *f = failure_of_queue(s, st);
         return false;
     }
     return true;
 }
 
-struct failure failure_of_queue(struct server *s) {
-    return (struct failure){
-        .reason = "QUEUE_FULL", .limit = "queue", .retry_after_ms = engine_retry_after_ms(s->engine)};
+/* The engine's messages begin with the limit's name. */
+struct failure failure_of_queue(struct server *s, const struct status *st) {
+    static const char *const limits[] = {"queue-depth", "max-queued-seconds"};
+    if (st->code == STATUS_RESOURCE_EXHAUSTED)
+        for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
+            if (strncmp(st->message, limits[i], strlen(limits[i])) == 0)
+                return (struct failure){.reason = "QUEUE_FULL",
+                                        .limit = limits[i],
+                                        .retry_after_ms = engine_retry_after_ms(s->engine)};
+    return (struct failure){0};
 }

@@ -289,7 +289,7 @@ static int open_listener(const struct addrinfo *a) {
 }
 
 static int tell_bound(int fd, char bound[HTTP_ADDRESS_BYTES]) {
-    struct sockaddr_storage a;
+    struct sockaddr_storage a = {0};
     socklen_t bytes = sizeof a;
     char host[NI_MAXHOST > 200 ? 200 : NI_MAXHOST], port[8];
     if (getsockname(fd, (struct sockaddr *)&a, &bytes) ||
@@ -379,9 +379,11 @@ static int start_thread(struct http *h, struct status *st) {
     pthread_sigmask(SIG_BLOCK, &all, &old);
     const int failed = pthread_create(&h->thread, NULL, serve, h);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
-    return failed ? status_set(st, STATUS_RESOURCE_EXHAUSTED, "cannot start the HTTP thread: %s",
-                               strerror(failed))
-                  : 0;
+    if (failed)
+        return status_set(st, STATUS_RESOURCE_EXHAUSTED, "cannot start the HTTP thread: %s",
+                          strerror(failed));
+    pthread_setname_np(h->thread, "timbre-http");
+    return 0;
 }
 
 int http_new(struct http **out, const struct http_options *o, char bound[HTTP_ADDRESS_BYTES],

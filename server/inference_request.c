@@ -386,7 +386,7 @@ static int read_output(struct reader *rd, const Inference__ModelInferRequest__In
             return wrong(rd, "outputs", "%s is there twice", t->name);
     *out = (struct inference_output){.id = (enum inference_tensor_id)id};
     for (size_t i = 0; i < t->n_parameters; i++) {
-        int64_t best;
+        int64_t best = 0;
         if (is_shared_memory(t->parameters[i]->key))
             return wrong(rd, "outputs.parameters", "%s: this server has no shared memory", t->name);
         if (strcmp(t->parameters[i]->key, "classification") != 0)

@@ -66,8 +66,8 @@ void *loop_main(void *arg);
 /* Takes over what the repository has finished, and tells health, readiness and metrics. */
 void loop_update_models(struct server *s);
 
-/* What a caller is told who finds the queue full. */
-struct failure failure_of_queue(struct server *s);
+/* What a caller is told whom the engine's queue had no room for; all zero when `st` says something else. */
+struct failure failure_of_queue(struct server *s, const struct status *st);
 
 /* The methods of every service, ended by one whose path is NULL. methods.c joins them. */
 extern const struct method timbre_methods[], inference_methods[], health_methods[], reflection_methods[];

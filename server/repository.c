@@ -275,6 +275,7 @@ static int start_lane(struct repository *r, struct lane *lane, struct status *st
         return -1;
     if (pthread_create(&lane->thread, NULL, run_lane, lane))
         return status_set(st, STATUS_RESOURCE_EXHAUSTED, "cannot start the repository's threads");
+    pthread_setname_np(lane->thread, "timbre-models");
     lane->started = true;
     return 0;
 }

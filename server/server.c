@@ -97,6 +97,7 @@ static int start_network(struct server *s, struct status *st) {
         return -1;
     if (pthread_create(&s->loop, NULL, loop_main, s))
         return status_set(st, STATUS_RESOURCE_EXHAUSTED, "cannot start the completion-queue thread");
+    pthread_setname_np(s->loop, "timbre-grpc");
     s->loop_started = true;
     return 0;
 }
