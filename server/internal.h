@@ -50,7 +50,7 @@ struct server {
     struct call *calls; /* all that are not CALL_WAITING, a list */
     int calls_count;    /* of those */
     int armed_count;    /* CALL_WAITING */
-    int64_t last_arrival_ns, last_call_ns, draining_since_ns;
+    int64_t last_arrival_ns, last_call_ns, last_work_ns;
     bool shut_down; /* grpc_server_shutdown_and_notify was called */
     bool shut_down_done, cancelled_all;
     enum server_phase phase_seen;

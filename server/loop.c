@@ -10,17 +10,26 @@
 static struct tag shut_down_tag;
 
 /* Once shut down, gRPC resets calls that cross its GOAWAY, and their callers read CANCELLED, which nobody
- * tries again. So callers are told UNAVAILABLE (admit.c) until none has come for a while. */
-enum { QUIET_MS = 100, QUIET_WAIT_MS_MAX = 2000 };
+ * tries again. So callers are told UNAVAILABLE (admit.c) until all that was accepted is answered and nobody
+ * has come for a while, though not much longer than that. */
+enum { QUIET_MS = 250, QUIET_WAIT_MS_MAX = 2000 };
+
+static bool is_working(const struct server *s) {
+    for (const struct call *c = s->calls; c; c = c->next)
+        if (!c->answered)
+            return true;
+    return false;
+}
 
 static void shut_down_when_quiet(struct server *s) {
     const int64_t now_ns = clock_now_ns(), ms = 1000000;
-    if (s->draining_since_ns == 0) {
-        s->draining_since_ns = now_ns;
+    if (s->last_work_ns == 0)
         health_end_watches(s->health);
-    }
-    if (now_ns - s->last_arrival_ns < QUIET_MS * ms &&
-        now_ns - s->draining_since_ns < QUIET_WAIT_MS_MAX * ms && !atomic_load(&s->cancel_all))
+    if (s->last_work_ns == 0 || is_working(s))
+        s->last_work_ns = now_ns;
+    const bool quiet =
+        now_ns - s->last_work_ns >= QUIET_MS * ms && now_ns - s->last_arrival_ns >= QUIET_MS * ms;
+    if (!quiet && now_ns - s->last_work_ns < QUIET_WAIT_MS_MAX * ms && !atomic_load(&s->cancel_all))
         return;
     s->shut_down = true;
     grpc_server_shutdown_and_notify(s->grpc, s->cq, &shut_down_tag);
