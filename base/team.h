@@ -29,8 +29,9 @@ int team_count_processors(void); /* that this process may run on; at least 1 */
 void team_run(struct team *t, void (*fn)(void *arg, int thread, int threads), void *arg);
 
 /* Calls fn(arg, tile, thread) for every tile in 0..tiles-1, each exactly once, on whichever thread is free.
- * With one tile or one thread it runs on the caller without waking anybody. `thread` (0..threads-1) is for
- * scratch memory; results must not depend on it. */
+ * With one tile or one thread it runs on the caller without waking anybody. It returns when the tiles are
+ * done, and waits for no thread that has not begun. `thread` (0..threads-1) is for scratch memory; results
+ * must not depend on it. */
 void team_for(struct team *t, int64_t tiles, void (*fn)(void *arg, int64_t tile, int thread), void *arg);
 
 #endif

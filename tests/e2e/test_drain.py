@@ -62,10 +62,7 @@ def test_no_accepted_call_is_lost(clips, round_):
         server.terminate()
         load.join()
         server.check_end()
-        # A sanitizer's server is so slow that callers pause longer than it waits for them. gRPC then resets what it has
-        # never handed over; that no accepted call is among those the log tells.
-        late = [e for e in load.wrong if SLOWNESS > 1 and getattr(e, "code", int)() == grpc.StatusCode.CANCELLED]
-        assert len(load.wrong) == len(late), load.wrong[0]
+        assert not load.wrong, load.wrong[0]
         lines = [json.loads(line) for line in server.log_text().splitlines() if '"method":' in line]
     codes = [line["code"] for line in lines if line["method"] == PATH]
     assert codes.count("OK") == load.served, "an answer did not reach its caller"
