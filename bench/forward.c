@@ -177,7 +177,7 @@ int main(int argc, char **argv) {
                 ROUNDS_MAX);
         return 2;
     }
-    if (model_new(&m, argv[optind], &o, &st) || model_worker_new(&worker, m, 90 * 16000, CLIPS_MAX, &st)) {
+    if (model_new(&m, argv[optind], &o, &st) || model_worker_new(&worker, m, 0, 90 * 16000, CLIPS_MAX, &st)) {
         fprintf(stderr, "bench_forward: %s\n", st.message);
         return 3;
     }

@@ -26,7 +26,7 @@
 #include "base/status.h"
 #include "kernels/batch.h"
 
-enum { KERNELS_ABI = 1 }; /* goes up when this file changes in a way that a loaded module would notice */
+enum { KERNELS_ABI = 2 }; /* goes up when this file changes in a way that a loaded module would notice */
 
 enum kernels_precision { KERNELS_FP32, KERNELS_BF16, KERNELS_INT8 };
 
@@ -80,7 +80,7 @@ struct kernels_weight {
     enum kernels_conv_norm norm;
     int in, out, kernel, stride, groups;
     float eps;
-    bool has_bias, has_input_affine;
+    bool has_bias, has_input_affine, is_head;
     void *packed;
 };
 
@@ -96,14 +96,39 @@ static inline struct kernels_weight kernels_weight_of(const struct kernels_weigh
                                    .eps = s->eps,
                                    .has_bias = s->has_bias,
                                    .has_input_affine = s->has_input_affine,
+                                   .is_head = s->is_head,
                                    .packed = packed};
 }
+
+/* How the cuda backend computes what it can compute in two ways; the others look at none of them. */
+enum kernels_conv_way { KERNELS_CONV_AUTO, KERNELS_CONV_CUDNN, KERNELS_CONV_GEMM };
+enum kernels_attention_way { KERNELS_ATTENTION_AUTO, KERNELS_ATTENTION_FUSED, KERNELS_ATTENTION_CUBLAS };
 
 struct kernels_options {
     enum kernels_precision precision;
     int threads;      /* CPU: threads, 0 = one a processor */
     bool pin;         /* CPU: pin them */
-    int device_index; /* GPU */
+    int device_index; /* GPU, as the driver counts those this process may see */
+    enum kernels_conv_way conv_way;
+    enum kernels_attention_way attention_way;
+    bool eager;              /* GPU: no CUDA graphs */
+    size_t memory_bytes_max; /* GPU: of its memory, for all that this process puts there; 0: no limit */
+};
+
+/* The largest batch a device is reserved for. */
+struct kernels_limits {
+    int64_t samples_max; /* of the tape */
+    int64_t tokens_max;  /* and rows of the last level */
+    int clips_max;
+    int hidden, channels_max;       /* the widest activation */
+    int heads;                      /* of attention; 0: there is none */
+    int first_kernel, first_stride; /* of the first convolution */
+};
+
+/* How many rows the operations of a batch are run for. */
+struct kernels_extent {
+    int64_t rows;   /* of the last level of the tape */
+    int64_t tokens; /* what `rows` of layer_norm, linear and accumulate should be */
 };
 
 /* One worker's place to compute: a thread team and scratch memory, or a GPU stream. One owner at a time. */
@@ -117,7 +142,10 @@ struct kernels_rows {
 struct kernels {
     uint32_t abi;
     const char *name; /* "ref", "cpu", "cuda" */
+    bool on_host;     /* device memory is host memory: what is uploaded may as well be written there */
 
+    /* Devices there are: GPUs that this process may see; 1 for the others. */
+    int (*count_devices)(void);
     /* Why this backend cannot run here, in `st` (UNAVAILABLE); 0 when it can. */
     int (*probe)(const struct kernels_options *o, struct status *st);
     /* Errors: UNAVAILABLE (no such device, precision not offered: named), RESOURCE_EXHAUSTED. */
@@ -128,10 +156,17 @@ struct kernels {
     /* Rows of the last level that one segment of the convolution stack should have, so that its widest layers
      * stay in cache; INT64_MAX when the whole tape at once is best. */
     int64_t (*segment_rows)(const struct kernels_device *d);
+    /* Rows that the memory of every level's activations must have beyond those of a segment: conv may read
+     * and write there. */
+    int64_t (*spare_rows)(const struct kernels_device *d);
 
     /* Memory of the device, aligned to ARENA_ALIGN_BYTES. Error: RESOURCE_EXHAUSTED naming `what`. */
     int (*memory_new)(struct kernels_device *d, void **p, size_t bytes, const char *what, struct status *st);
     void (*memory_del)(struct kernels_device *d, void *p);
+    /* Memory of the host that uploads and downloads are fast from and to (pinned). Error as above. */
+    int (*host_new)(struct kernels_device *d, void **p, size_t bytes, const char *what, struct status *st);
+    void (*host_del)(struct kernels_device *d, void *p);
+    /* In order with the operations. The host's memory belongs to the device until `finish`. */
     void (*upload)(struct kernels_device *d, void *to_device, const void *from_host, size_t bytes);
     void (*download)(struct kernels_device *d, void *to_host, const void *from_device, size_t bytes);
 
@@ -143,13 +178,28 @@ struct kernels {
 
     /* Scratch memory the operations need for a batch of at most this size (attention, packing of A, partial
      * sums). Called once, at start; operations allocate nothing. Error: RESOURCE_EXHAUSTED. */
-    int (*reserve)(struct kernels_device *d, int64_t tokens_max, int clips_max, int hidden, int channels_max,
-                   struct status *st);
+    int (*reserve)(struct kernels_device *d, const struct kernels_limits *limits, struct status *st);
 
-    /* Says which batch the following operations are for; `b` stays unchanged until `finish`. */
-    void (*begin)(struct kernels_device *d, const struct batch *b);
+    /* What to run once, before the first batch: the rows of the last level that the i-th run (0, 1, ...)
+     * should have, 0 when there are no more. The caller lays one clip on the tape that makes that many, and
+     * goes from begin to finish with all operations; nothing it computes is looked at. Here the cuda backend
+     * makes its plans and captures its graphs. */
+    int64_t (*warm_rows)(const struct kernels_device *d, int i);
+
+    /* A batch: upload the tape, begin, the operations, end, downloads, finish. `b` stays unchanged until
+     * finish. The extent is at least that of the batch and at most the limits; a backend that returns more
+     * than the batch needs (a bucket: the cuda backend, whose graphs have fixed sizes) is given rows behind
+     * the last clip to compute that nobody reads. Within a batch and between two of the same extent the
+     * operations must be called alike: the same ones in the same order, with the same memory.
+     *
+     * Operations that are not told a batch may also be called outside of begin and end, and are waited for by
+     * finish. */
+    struct kernels_extent (*begin)(struct kernels_device *d, const struct batch *b);
+    void (*end)(struct kernels_device *d);
     /* Waits until all is done. Error: the first that occurred, UNAVAILABLE or INTERNAL. */
     int (*finish)(struct kernels_device *d, struct status *st);
+    /* After an error of finish: no later call on this device will work, nor on another of the same GPU. */
+    bool (*is_lost)(const struct kernels_device *d);
 
     /* x, y [tape samples] fp32, may be the same. Each clip: y = (x - mean) / sqrt(var + 1e-7), mean and
      * biased variance over the clip's own samples; zeros between clips.
@@ -172,8 +222,8 @@ struct kernels {
                  enum kernels_activation act, const float *stats, int level, struct kernels_rows rows,
                  const struct batch *b);
 
-    /* y [T, channels]: copies the valid ones among rows `rows` of the last level, x [rows.count, channels],
-     * to their token rows. */
+    /* y [tokens, channels]: copies the valid ones among rows `rows` of the last level, x [rows.count,
+     * channels], to their token rows. */
     void (*compact)(struct kernels_device *d, void *y, const void *x, int channels, struct kernels_rows rows,
                     const struct batch *b);
 
@@ -218,7 +268,13 @@ struct kernels {
 extern const struct kernels kernels_ref;
 extern const struct kernels kernels_cpu; /* TIMBRE_CPU = avx512 | avx2 | portable forces one, for tests */
 
-/* By name ("ref", "cpu"); NULL when there is none. */
-const struct kernels *kernels_find(const char *name);
+/* By name ("ref", "cpu", "cuda"). "cuda" asks the driver first, without any library of CUDA, and only when it
+ * sees a GPU loads the module (kernels/module.c), once for the process and for ever. NULL with
+ * INVALID_ARGUMENT when there is no such name, with UNAVAILABLE and the reason in one sentence when it cannot
+ * be had here. Any thread. */
+const struct kernels *kernels_find(const char *name, struct status *st);
+
+/* What the module exports, under this name: a `const struct kernels` of this KERNELS_ABI. */
+#define KERNELS_MODULE_SYMBOL "timbre_kernels_cuda"
 
 #endif

@@ -5,44 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/log.h"
 #include "models/model_internal.h"
 
-/* ---- device
- * ------------------------------------------------------------------------------------------------ */
-
-static int choose_device(struct model *m, const struct model_options *o, struct status *st) {
-    const char *device = o->device ? o->device : "auto", *precision = o->precision ? o->precision : "auto";
-    m->device_options = (struct kernels_options){.threads = o->threads, .pin = o->pin};
-    if (strcmp(precision, "bf16") == 0)
-        m->device_options.precision = KERNELS_BF16;
-    else if (strcmp(precision, "int8") == 0)
-        m->device_options.precision = KERNELS_INT8;
-    else if (strcmp(precision, "auto") != 0 && strcmp(precision, "fp32") != 0)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "precision %s: not one of auto, fp32, bf16, int8",
-                          precision);
-    m->kernels = kernels_find(strcmp(device, "auto") == 0 ? "cpu" : device);
-    if (!m->kernels && strcmp(device, "cuda") == 0)
-        return status_set(st, STATUS_UNAVAILABLE,
-                          "device cuda: this build has no CUDA module; use --device cpu");
-    if (!m->kernels)
-        return status_set(st, STATUS_INVALID_ARGUMENT, "device %s: not one of auto, cpu, cuda, ref", device);
-    /* The packing device's threads float: its owner is whichever thread opens the model. */
-    struct kernels_options packing = m->device_options;
-    packing.pin = false;
-    return m->kernels->device_new(&m->device, &packing, st);
-}
-
-int model_find_device(const struct model_options *o, char *name, struct status *st) {
-    struct model *m = calloc(1, sizeof *m);
-    if (!m)
-        return status_set_no_memory(st, sizeof *m, "a model");
-    int result = choose_device(m, o, st);
-    if (result == 0)
-        snprintf(name, MODEL_DEVICE_NAME_BYTES, "%s", m->kernels->device_name(m->device));
-    model_del(m);
-    return result;
-}
+enum { WORKERS_PER_GPU = 2 }; /* one's audio is copied while the other computes */
 
 /* ---- labels and output
  * ------------------------------------------------------------------------------------- */
@@ -138,9 +103,33 @@ int model_dominant(const struct model *m, const float *scores) {
 /* ---- weights
  * ----------------------------------------------------------------------------------------------- */
 
-static void load_pass(struct model *m, struct loader *l) {
-    wav2vec2_load(&m->backbone, &m->config, l);
-    head_load(&m->head, &m->config, l);
+static void load_pass(struct model *m, struct model_replica *r, struct loader *l) {
+    wav2vec2_load(&r->backbone, &m->config, l);
+    head_load(&r->head, &m->config, l);
+}
+
+/* Packs all weights on one device. Errors are left in w. */
+static void load_replica(struct model *m, struct model_replica *r, struct weights *w) {
+    struct loader l = {.kernels = m->kernels, .device = r->device, .weights = w, .counting = true};
+    r->head = m->head;
+    arena_init_counting(&l.arena);
+    load_pass(m, r, &l);
+    m->info.weight_bytes = (int64_t)l.arena.used;
+    if (l.arena.failed) {
+        weights_fail(w, STATUS_RESOURCE_EXHAUSTED, "the weights' sizes overflow");
+        return;
+    }
+    if (m->kernels->memory_new(r->device, &r->weights, l.arena.used, "packed weights", w->st)) {
+        w->failed = true;
+        return;
+    }
+    l.arena = (struct arena){.base = r->weights, .bytes = l.arena.used};
+    l.counting = false;
+    w->parameters = 0;
+    load_pass(m, r, &l);
+    /* What was packed may still be on its way. */
+    if (!w->failed && m->kernels->finish(r->device, w->st))
+        w->failed = true;
 }
 
 static void load_layer_weights(struct model *m, struct weights *w) {
@@ -191,27 +180,15 @@ static int check_backbone(struct model *m, const struct weights *w, struct statu
 static int load_weights(struct model *m, struct checkpoint *checkpoint, const struct model_options *o,
                         struct status *st) {
     struct weights w;
-    struct loader l = {.kernels = m->kernels, .device = m->device, .weights = &w, .counting = true};
     if (weights_init(&w, checkpoint, st))
         return -1;
     head_detect(&m->head, &m->config, &w, o->head_activation);
     if (!w.failed)
         load_layer_weights(m, &w);
-    if (!w.failed) {
-        arena_init_counting(&l.arena);
-        load_pass(m, &l);
-        m->info.weight_bytes = (int64_t)l.arena.used;
-        if (l.arena.failed ||
-            m->kernels->memory_new(m->device, &m->weights, l.arena.used, "packed weights", st)) {
-            weights_free(&w);
-            return l.arena.failed ? status_set(st, STATUS_RESOURCE_EXHAUSTED, "the weights' sizes overflow")
-                                  : -1;
-        }
-        l.arena = (struct arena){.base = m->weights, .bytes = l.arena.used};
-        l.counting = false;
-        load_pass(m, &l);
-    }
-    m->info.parameters = w.parameters;
+    const int64_t others = w.parameters;
+    for (int i = 0; i < m->replicas_count && !w.failed; i++)
+        load_replica(m, &m->replicas[i], &w);
+    m->info.parameters = others + w.parameters;
     int result = w.failed ? -1 : check_backbone(m, &w, st);
     weights_free(&w);
     return result;
@@ -307,6 +284,9 @@ static void fill_info(struct model *m, const struct checkpoint *checkpoint) {
     i->licence = c->licence;
     i->device = m->device_name;
     i->precision = precisions[m->device_options.precision];
+    i->device_note = m->device_note;
+    i->devices_count = m->replicas_count;
+    i->workers_per_device = m->kernels->on_host ? 1 : WORKERS_PER_GPU;
     i->min_samples = batch_min_samples(&c->conv);
     i->frame_s = (double)step / c->sampling_rate;
     i->warnings = (const char *const *)c->warnings;
@@ -352,11 +332,11 @@ int model_new(struct model **out, const char *dir, const struct model_options *o
         free(m);
         return status_set_no_memory(st, sizeof *m, "a model");
     }
-    if (choose_device(m, o, st) || config_init(&m->config, dir, st))
+    if (model_choose_devices(m, o, st) || config_init(&m->config, dir, st))
         goto fail;
     if (checkpoint_init(&checkpoint, dir, st))
         goto fail;
-    m->device_name = strdup(m->kernels->device_name(m->device));
+    m->device_name = strdup(m->kernels->device_name(m->replicas[0].device));
     int result = m->device_name ? load(m, &checkpoint, o, st) : status_set_no_memory(st, 32, "a model");
     if (result == 0)
         fill_info(m, &checkpoint);
@@ -373,10 +353,7 @@ fail:
 void model_del(struct model *m) {
     if (!m)
         return;
-    if (m->weights)
-        m->kernels->memory_del(m->device, m->weights);
-    if (m->kernels)
-        m->kernels->device_del(m->device);
+    model_free_devices(m);
     for (int i = 0; i < CONFIG_LABELS_MAX; i++)
         free(m->labels[i]);
     for (int i = 0; i < MODEL_UNUSED_MAX; i++)

@@ -17,15 +17,23 @@ struct model;
 struct model_worker;
 
 struct model_options {
-    const char *device;          /* "auto", "cpu", "cuda", "ref"; NULL: auto */
-    const char *precision;       /* "auto", "fp32", "bf16", "int8"; NULL: auto */
-    int threads;                 /* 0: one a processor */
-    bool pin;                    /* keep each thread on its processor */
-    const char *labels_path;     /* a file of labels to use instead of the model's own; NULL: none */
-    const char *output;          /* "softmax", "sigmoid", "none", "auto"; NULL: auto */
-    const char *head_activation; /* between dense and output of a dense/output head: "none", "tanh", "relu";
-                                    NULL: none */
+    const char *device;           /* "auto" (a GPU when there is one that can be used, else the CPU), "cpu",
+                                     "cuda", "ref"; NULL: auto */
+    const char *precision;        /* "auto" (fp32), "fp32", "bf16", "int8"; NULL: auto */
+    const char *devices;          /* which GPUs: "all", or indexes such as "0,1"; NULL: "0" */
+    const char *cuda_conv;        /* "auto", "cudnn", "gemm"; NULL: auto */
+    const char *cuda_attention;   /* "auto", "fused", "cublas"; NULL: auto */
+    bool cuda_eager;              /* no CUDA graphs: starts faster, small batches run slower */
+    int64_t gpu_memory_max_bytes; /* of each GPU's memory, for all models; 0: no limit of ours */
+    int threads;                  /* 0: one a processor */
+    bool pin;                     /* keep each thread on its processor */
+    const char *labels_path;      /* a file of labels to use instead of the model's own; NULL: none */
+    const char *output;           /* "softmax", "sigmoid", "none", "auto"; NULL: auto */
+    const char *head_activation;  /* between dense and output of a dense/output head: "none", "tanh", "relu";
+                                     NULL: none */
 };
+
+enum { MODEL_DEVICES_MAX = 16 };
 
 /* The device that these options would choose here, such as "cpu-avx512". Errors: those of model_new for the
  * device. */
@@ -53,9 +61,13 @@ struct model_info {
     const char *output;  /* "softmax", "sigmoid", "none", "softmax of gender" */
     const char *licence; /* "" when the folder does not say */
     const char *device, *precision;
-    int64_t weight_bytes;          /* of packed weights */
-    int64_t min_samples;           /* fewer give no frame */
-    double frame_s;                /* time between two frames */
+    const char *device_note; /* why "auto" took the CPU, in one sentence; "" otherwise */
+    int devices_count;       /* GPUs it is loaded on; 1 on the CPU */
+    int workers_per_device;  /* that keep the device busy: 2 on a GPU, so that one's audio is copied while the
+                                other computes */
+    int64_t weight_bytes;    /* of packed weights, on each device */
+    int64_t min_samples;     /* fewer give no frame */
+    double frame_s;          /* time between two frames */
     char digest[SHA256_HEX_BYTES]; /* SHA-256 of the lines "<sha256>  <name>\n" of `files`, sorted by name */
     struct model_file files[16];
     int files_count; /* of more files than fit, the first 16 are listed; all are in the digest */
@@ -74,12 +86,15 @@ const struct model_info *model_get_info(const struct model *m);
 void model_report_text(const struct model *m, struct text *out);
 void model_report_json(const struct model *m, struct text *out);
 
-/* A worker for batches of up to `samples_max` samples (as batch_slot_samples counts them) and `clips_max`
- * clips. Errors: RESOURCE_EXHAUSTED naming the bytes, INVALID_ARGUMENT. The options' threads belong to the
- * worker. */
-int model_worker_new(struct model_worker **w, const struct model *m, int64_t samples_max, int clips_max,
-                     struct status *st);
+/* A worker on device `device` (0..devices_count - 1) for batches of up to `samples_max` samples (as
+ * batch_slot_samples counts them) and `clips_max` clips. Any number of them may run at once. Errors:
+ * RESOURCE_EXHAUSTED naming the bytes, INVALID_ARGUMENT, UNAVAILABLE (the device failed). The options'
+ * threads belong to the worker. */
+int model_worker_new(struct model_worker **w, const struct model *m, int device, int64_t samples_max,
+                     int clips_max, struct status *st);
 void model_worker_del(struct model_worker *w); /* NULL is fine */
+/* After an error of model_worker_run: the device will not work again in this process. */
+bool model_worker_is_lost(const struct model_worker *w);
 
 /* Its memory: activations on the device, and tables on the host. */
 int64_t model_worker_get_bytes(const struct model_worker *w);

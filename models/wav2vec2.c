@@ -1,5 +1,6 @@
-/* The forward pass, in paper order. Shapes: n_l rows of level l, C channels, T tokens of the whole batch, H
- * hidden, F feed-forward. See docs/architecture.md for the tape. */
+/* The forward pass, in paper order. Shapes: n_l rows of level l, C channels, T tokens of the whole batch (and
+ * what the device adds to them: struct kernels_extent), H hidden, F feed-forward. See docs/architecture.md
+ * for the tape. */
 #include "models/wav2vec2.h"
 
 #include <math.h>
@@ -16,9 +17,9 @@ static void plan_segment(struct kernels_rows *rows, const struct batch_shape *s,
 /* The convolution stack over the tape, in segments of equal length so that its widest layers stay in cache. A
  * row is the same bits whichever segment computes it. */
 static void feature_extractor(const struct wav2vec2 *m, const struct config *c, struct wav2vec2_state *s,
-                              const struct kernels *k, struct kernels_device *d, const struct batch *b) {
+                              const struct kernels *k, struct kernels_device *d, const struct batch *b,
+                              int64_t total) {
     const int levels = c->conv.levels;
-    const int64_t total = b->tape_rows[levels];
     const int64_t segments = (total + s->segment_rows - 1) / s->segment_rows;
     const float *stats = c->conv_layer_norm ? NULL : s->group_stats;
     struct kernels_rows rows[BATCH_LEVELS_MAX + 1];
@@ -39,8 +40,7 @@ static void feature_extractor(const struct wav2vec2 *m, const struct config *c, 
 /* x = norm(x + attention(x)); x = norm(x + ffn(x)). (Vaswani et al. 2017; do_stable_layer_norm false) */
 static void encoder_layer_post_norm(const struct wav2vec2_layer *w, const struct config *c,
                                     struct wav2vec2_state *s, const struct kernels *k,
-                                    struct kernels_device *d, const struct batch *b) {
-    const int64_t t = batch_tokens(b);
+                                    struct kernels_device *d, const struct batch *b, int64_t t) {
     const int head_dim = c->hidden / c->heads;
     void *qkv = s->wide,
          *heads = (char *)s->wide + (size_t)t * 3 * (size_t)c->hidden * k->activation_bytes(d);
@@ -57,8 +57,7 @@ static void encoder_layer_post_norm(const struct wav2vec2_layer *w, const struct
 /* x += attention(norm(x)); x += ffn(norm(x)). (do_stable_layer_norm true) */
 static void encoder_layer_pre_norm(const struct wav2vec2_layer *w, const struct config *c,
                                    struct wav2vec2_state *s, const struct kernels *k,
-                                   struct kernels_device *d, const struct batch *b) {
-    const int64_t t = batch_tokens(b);
+                                   struct kernels_device *d, const struct batch *b, int64_t t) {
     const int head_dim = c->hidden / c->heads;
     void *qkv = s->wide,
          *heads = (char *)s->wide + (size_t)t * 3 * (size_t)c->hidden * k->activation_bytes(d);
@@ -74,13 +73,13 @@ static void encoder_layer_pre_norm(const struct wav2vec2_layer *w, const struct 
 
 const void *wav2vec2_forward(const struct wav2vec2 *m, const struct config *c, struct wav2vec2_state *s,
                              const float *layer_weights, const struct kernels *k, struct kernels_device *d,
-                             const struct batch *b) {
-    const int64_t t = batch_tokens(b);
+                             const struct batch *b, struct kernels_extent e) {
+    const int64_t t = e.tokens;
     const int h = c->hidden;
 
     if (c->normalize)
         k->input_norm(d, s->samples, s->samples, b); /* each clip: mean 0, variance 1 */
-    feature_extractor(m, c, s, k, d, b);             /* [T, C] */
+    feature_extractor(m, c, s, k, d, b, e.rows);     /* [T, C] */
     if (c->feature_projection_norm)
         k->layer_norm(d, s->features, s->features, &m->feature_norm, t);
     k->linear(d, s->y, s->features, &m->feature_projection, KERNELS_IDENTITY, NULL, t); /* [T, H] */
@@ -91,9 +90,9 @@ const void *wav2vec2_forward(const struct wav2vec2 *m, const struct config *c, s
         k->accumulate(d, s->sum, s->x, layer_weights[0], true, t, h);
     for (int i = 0; i < c->layers; i++) {
         if (c->stable_layer_norm)
-            encoder_layer_pre_norm(&m->layer[i], c, s, k, d, b);
+            encoder_layer_pre_norm(&m->layer[i], c, s, k, d, b, t);
         else
-            encoder_layer_post_norm(&m->layer[i], c, s, k, d, b);
+            encoder_layer_post_norm(&m->layer[i], c, s, k, d, b, t);
         if (c->stable_layer_norm && i == c->layers - 1)
             k->layer_norm(d, s->x, s->x, &m->encoder_norm, t);
         if (layer_weights) /* the last state after the encoder's norm, as the published heads were trained */

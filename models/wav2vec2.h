@@ -42,10 +42,10 @@ void wav2vec2_state_init(struct wav2vec2_state *s, const struct config *c, const
                          const struct kernels_device *d, int64_t samples_max, int clips_max, struct arena *a);
 
 /* Runs the backbone over s->samples, which holds the tape that `b` describes. layer_weights [layers + 1] are
- * the softmaxed weights of the layer sum, or NULL. Returns the hidden states [T, H], valid until the next
- * call. */
+ * the softmaxed weights of the layer sum, or NULL. `e` is what begin said. Returns the hidden states [T, H],
+ * valid until the next call. */
 const void *wav2vec2_forward(const struct wav2vec2 *m, const struct config *c, struct wav2vec2_state *s,
                              const float *layer_weights, const struct kernels *k, struct kernels_device *d,
-                             const struct batch *b);
+                             const struct batch *b, struct kernels_extent e);
 
 #endif

@@ -55,7 +55,7 @@ void wav2vec2_state_init(struct wav2vec2_state *s, const struct config *c, const
     size_t conv[2] = {0, 0};
     int64_t rows = s->segment_rows;
     for (int l = levels; l >= 1; l--) { /* rows of level l in one segment */
-        size_t elements = (size_t)rows * (size_t)c->conv_dim[l - 1];
+        size_t elements = (size_t)(rows + k->spare_rows(d)) * (size_t)c->conv_dim[l - 1];
         if (elements > conv[l % 2])
             conv[l % 2] = elements;
         rows = (rows - 1) * c->conv.stride[l - 1] + c->conv.kernel[l - 1];

@@ -4,19 +4,21 @@
 
 #include "models/model_internal.h"
 
-/* Takes all buffers out of two arenas: the device's and the host's. Both may be counting. */
-static void layout(struct model_worker *w, struct arena *device, struct arena *host) {
+/* Takes all buffers out of three arenas: the device's, the host's pinned one and the host's. They may be
+ * counting. */
+static void layout(struct model_worker *w, struct arena *device, struct arena *pinned, struct arena *host) {
     const struct model *m = w->model;
     const struct config *c = &m->config;
     const size_t clips = (size_t)w->clips_max;
-    wav2vec2_state_init(&w->state, c, m->kernels, m->device, w->samples_max, w->clips_max, device);
+    wav2vec2_state_init(&w->state, c, m->kernels, w->device, w->samples_max, w->clips_max, device);
     head_state_init(&w->head, &m->head, c, w->clips_max, device);
+    w->tape =
+        m->kernels->on_host ? w->state.samples : arena_alloc(pinned, (size_t)w->samples_max, sizeof(float));
+    w->pooled = arena_alloc(pinned, clips * (size_t)c->hidden, sizeof(float));
+    w->logits = arena_alloc(pinned, clips * (size_t)m->head.labels, sizeof(float));
+    w->part = arena_alloc(pinned, clips * (size_t)m->head.labels, sizeof(float));
     batch_init(&w->batch, &c->conv, w->clips_max, host);
     w->samples = arena_alloc(host, clips, sizeof *w->samples);
-    w->zeros = arena_alloc(host, (size_t)batch_slot_samples(&c->conv, 1), sizeof *w->zeros);
-    w->pooled = arena_alloc(host, clips * (size_t)c->hidden, sizeof(float));
-    w->logits = arena_alloc(host, clips * (size_t)m->head.labels, sizeof(float));
-    w->part = arena_alloc(host, clips * (size_t)m->head.labels, sizeof(float));
 }
 
 static int channels_max(const struct config *c) {
@@ -27,47 +29,98 @@ static int channels_max(const struct config *c) {
     return most;
 }
 
-int model_worker_new(struct model_worker **out, const struct model *m, int64_t samples_max, int clips_max,
-                     struct status *st) {
-    const struct config *c = &m->config;
-    struct arena device, host;
+static int check_size(const struct config *c, int64_t samples_max, int clips_max, struct status *st) {
+    if (samples_max >= batch_slot_samples(&c->conv, 1) && samples_max <= INT64_C(1) << 40 && clips_max >= 1 &&
+        clips_max <= BATCH_CLIPS_MAX)
+        return 0;
+    return status_set(
+        st, STATUS_INVALID_ARGUMENT,
+        "a worker for %lld samples and %d clips: one frame needs %lld samples, and the limit is %d clips",
+        (long long)samples_max, clips_max, (long long)batch_slot_samples(&c->conv, 1), BATCH_CLIPS_MAX);
+}
+
+static int take_memory(struct model_worker *w, struct status *st) {
+    const struct kernels *k = w->model->kernels;
+    const struct config *c = &w->model->config;
+    struct arena device, pinned, host;
+    arena_init_counting(&device);
+    arena_init_counting(&pinned);
+    arena_init_counting(&host);
+    layout(w, &device, &pinned, &host);
+    if (device.failed || pinned.failed || host.failed)
+        return status_set(st, STATUS_RESOURCE_EXHAUSTED, "a worker for %lld samples: sizes overflow",
+                          (long long)w->samples_max);
+    const struct kernels_limits limits = {
+        .samples_max = w->samples_max,
+        .tokens_max = batch_count_rows(&c->conv, c->conv.levels, w->samples_max),
+        .clips_max = w->clips_max,
+        .hidden = c->hidden,
+        .channels_max = channels_max(c),
+        .heads = c->heads,
+        .first_kernel = c->conv.kernel[0],
+        .first_stride = c->conv.stride[0],
+    };
+    if (k->memory_new(w->device, &w->memory, device.used, "activations", st) ||
+        k->host_new(w->device, &w->pinned, pinned.used, "staging of a batch", st) ||
+        arena_init(&w->host, host.used, "a worker's tables", st) || k->reserve(w->device, &limits, st))
+        return -1;
+    w->memory_bytes = device.used + pinned.used;
+    device = (struct arena){.base = w->memory, .bytes = device.used};
+    pinned = (struct arena){.base = w->pinned, .bytes = pinned.used};
+    layout(w, &device, &pinned, &w->host);
+    return 0;
+}
+
+/* All operations of a batch that lies on the tape. */
+static void forward(struct model_worker *w) {
+    const struct model *m = w->model;
+    const struct kernels *k = m->kernels;
+    const struct kernels_extent extent = k->begin(w->device, &w->batch);
+    const void *hidden = wav2vec2_forward(&w->replica->backbone, &m->config, &w->state,
+                                          m->config.weighted_layer_sum ? m->layer_weights : NULL, k,
+                                          w->device, &w->batch, extent);
+    head_forward(&w->replica->head, &m->config, &w->head, hidden, k, w->device, &w->batch);
+    k->end(w->device);
+}
+
+/* The runs that the device asks for before the first batch: one clip of silence each. */
+static int warm(struct model_worker *w, struct status *st) {
+    const struct kernels *k = w->model->kernels;
+    const struct batch_shape *s = &w->model->config.conv;
+    int64_t rows, step = 1;
+    for (int l = 0; l < s->levels; l++)
+        step *= s->stride[l];
+    for (int i = 0; (rows = k->warm_rows(w->device, i)) > 0; i++) {
+        const int64_t samples = batch_min_samples(s) + (rows - 1) * step;
+        if (i == 0)
+            memset(w->tape, 0, (size_t)w->samples_max * sizeof *w->tape);
+        batch_plan(&w->batch, s, 1, &samples);
+        k->upload(w->device, w->state.samples, w->tape, (size_t)w->batch.tape_rows[0] * sizeof *w->tape);
+        forward(w);
+        if (k->finish(w->device, st))
+            return status_prefix(st, "warming up");
+    }
+    return 0;
+}
+
+int model_worker_new(struct model_worker **out, const struct model *m, int device, int64_t samples_max,
+                     int clips_max, struct status *st) {
     *out = NULL;
-    if (samples_max < batch_slot_samples(&c->conv, 1) || samples_max > INT64_C(1) << 40 || clips_max < 1 ||
-        clips_max > BATCH_CLIPS_MAX)
-        return status_set(
-            st, STATUS_INVALID_ARGUMENT,
-            "a worker for %lld samples and %d clips: one frame needs %lld samples, and the limit is %d "
-            "clips",
-            (long long)samples_max, clips_max, (long long)batch_slot_samples(&c->conv, 1), BATCH_CLIPS_MAX);
+    if (check_size(&m->config, samples_max, clips_max, st))
+        return -1;
     struct model_worker *w = calloc(1, sizeof *w);
     if (!w)
         return status_set_no_memory(st, sizeof *w, "a worker");
     w->model = m;
+    w->replica = &m->replicas[device];
     w->samples_max = samples_max;
     w->clips_max = clips_max;
-    arena_init_counting(&device);
-    arena_init_counting(&host);
-    layout(w, &device, &host);
-    if (device.failed || host.failed) {
-        status_set(st, STATUS_RESOURCE_EXHAUSTED, "a worker for %lld samples: sizes overflow",
-                   (long long)samples_max);
-        goto fail;
+    if (m->kernels->device_new(&w->device, &w->replica->options, st) || take_memory(w, st) || warm(w, st)) {
+        model_worker_del(w);
+        return -1;
     }
-    if (m->kernels->device_new(&w->device, &m->device_options, st) ||
-        m->kernels->memory_new(w->device, &w->memory, device.used, "activations", st) ||
-        arena_init(&w->host, host.used, "a worker's tables", st) ||
-        m->kernels->reserve(w->device, batch_count_rows(&c->conv, c->conv.levels, samples_max), clips_max,
-                            c->hidden, channels_max(c), st))
-        goto fail;
-    w->memory_bytes = device.used;
-    device = (struct arena){.base = w->memory, .bytes = device.used};
-    layout(w, &device, &w->host);
-    memset(w->zeros, 0, (size_t)batch_slot_samples(&c->conv, 1) * sizeof *w->zeros);
     *out = w;
     return 0;
-fail:
-    model_worker_del(w);
-    return -1;
 }
 
 void model_worker_del(struct model_worker *w) {
@@ -75,9 +128,15 @@ void model_worker_del(struct model_worker *w) {
         return;
     if (w->memory)
         w->model->kernels->memory_del(w->device, w->memory);
+    if (w->pinned)
+        w->model->kernels->host_del(w->device, w->pinned);
     w->model->kernels->device_del(w->device);
     arena_free(&w->host);
     free(w);
+}
+
+bool model_worker_is_lost(const struct model_worker *w) {
+    return w->lost;
 }
 
 int64_t model_worker_get_bytes(const struct model_worker *w) {
@@ -117,11 +176,13 @@ static void stage(struct model_worker *w, const struct model_clip *clips, int co
         w->samples[i] = clips[i].count;
     batch_plan(&w->batch, &c->conv, count, w->samples);
     for (int i = 0; i < count; i++) {
-        float *to = w->state.samples + w->batch.offset[i];
+        float *to = w->tape + w->batch.offset[i];
         int64_t gap = batch_slot_samples(&c->conv, clips[i].count) - clips[i].count;
-        k->upload(w->device, to, clips[i].samples, (size_t)clips[i].count * sizeof(float));
-        k->upload(w->device, to + clips[i].count, w->zeros, (size_t)gap * sizeof(float));
+        memcpy(to, clips[i].samples, (size_t)clips[i].count * sizeof *to);
+        memset(to + clips[i].count, 0, (size_t)gap * sizeof *to);
     }
+    if (!k->on_host)
+        k->upload(w->device, w->state.samples, w->tape, (size_t)w->batch.tape_rows[0] * sizeof *w->tape);
 }
 
 /* Hands out what was downloaded, the age-and-gender head's two parts joined. */
@@ -147,11 +208,7 @@ int model_worker_run(struct model_worker *w, struct model_clip *clips, int count
     if (check_batch(w, clips, count, st))
         return -1;
     stage(w, clips, count);
-    k->begin(d, &w->batch);
-    const void *hidden =
-        wav2vec2_forward(&m->backbone, &m->config, &w->state,
-                         m->config.weighted_layer_sum ? m->layer_weights : NULL, k, d, &w->batch);
-    head_forward(&m->head, &m->config, &w->head, hidden, k, d, &w->batch);
+    forward(w);
 
     const size_t clips_count = (size_t)count, labels = (size_t)m->head.labels;
     const bool two = m->head.kind == HEAD_AGE_GENDER;
@@ -159,8 +216,10 @@ int model_worker_run(struct model_worker *w, struct model_clip *clips, int count
     k->download(d, w->logits, w->head.logits, clips_count * (two ? 1 : labels) * sizeof(float));
     if (two)
         k->download(d, w->part, w->head.part, clips_count * (labels - 1) * sizeof(float));
-    if (k->finish(d, st))
+    if (k->finish(d, st)) {
+        w->lost = k->is_lost(d);
         return -1;
+    }
     deliver(w, clips, count);
     return 0;
 }

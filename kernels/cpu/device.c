@@ -52,6 +52,10 @@ static int choose_isa(const struct isa **chosen, struct status *st) {
                       "TIMBRE_CPU=%s: not one of avx512, avx2, portable in this build", forced);
 }
 
+static int count_devices(void) {
+    return 1;
+}
+
 static int probe(const struct kernels_options *o, struct status *st) {
     const struct isa *isa;
     if (o->precision != KERNELS_FP32)
@@ -133,41 +137,58 @@ static int64_t segment_rows(const struct kernels_device *d) {
     return SEGMENT_ROWS;
 }
 
-static void layout_scratch(struct kernels_device *d, int64_t tokens_max, int clips_max, int hidden,
-                           struct arena *a) {
-    const size_t threads = (size_t)d->threads, h = (size_t)hidden, padded = h + CPU_LANES_MAX;
+static int64_t spare_rows(const struct kernels_device *d) {
+    (void)d;
+    return 0;
+}
+
+static void layout_scratch(struct kernels_device *d, const struct kernels_limits *limits, struct arena *a) {
+    const size_t threads = (size_t)d->threads, h = (size_t)limits->hidden, padded = h + CPU_LANES_MAX;
     d->windows_floats =
         ((CPU_POS_CONV_ROWS + CPU_POS_CONV_TAPS) * h + CPU_LANES_MAX) / CPU_LANES_MAX * CPU_LANES_MAX;
     d->attention_floats = CPU_QUERIES * (CPU_KEYS + padded);
-    d->keys_floats = ((size_t)tokens_max + (size_t)clips_max * CPU_LANES_MAX) * (h + padded);
+    d->keys_floats = ((size_t)limits->tokens_max + (size_t)limits->clips_max * CPU_LANES_MAX) * (h + padded);
     d->windows = arena_alloc(a, threads * d->windows_floats, sizeof(float));
     d->attention = arena_alloc(a, threads * d->attention_floats, sizeof(float));
     d->keys = arena_alloc(a, d->keys_floats, sizeof(float));
 }
 
-static int reserve(struct kernels_device *d, int64_t tokens_max, int clips_max, int hidden, int channels_max,
-                   struct status *st) {
+static int reserve(struct kernels_device *d, const struct kernels_limits *limits, struct status *st) {
     struct arena a;
-    (void)channels_max;
     arena_init_counting(&a);
-    layout_scratch(d, tokens_max, clips_max, hidden, &a);
+    layout_scratch(d, limits, &a);
     if (a.failed)
         return status_set_no_memory(st, SIZE_MAX, "scratch of the cpu device");
     free(d->reserved);
     if (memory_new(d, &d->reserved, a.used, "scratch of the cpu device", st))
         return -1;
     a = (struct arena){.base = d->reserved, .bytes = a.used};
-    layout_scratch(d, tokens_max, clips_max, hidden, &a);
+    layout_scratch(d, limits, &a);
     return 0;
 }
 
-static void begin(struct kernels_device *d, const struct batch *b) {
-    (void)d, (void)b;
+static int64_t warm_rows(const struct kernels_device *d, int i) {
+    (void)d, (void)i;
+    return 0;
+}
+
+static struct kernels_extent begin(struct kernels_device *d, const struct batch *b) {
+    (void)d;
+    return (struct kernels_extent){.rows = b->tape_rows[b->levels], .tokens = batch_tokens(b)};
+}
+
+static void end(struct kernels_device *d) {
+    (void)d;
 }
 
 static int finish(struct kernels_device *d, struct status *st) {
     (void)d, (void)st;
     return 0;
+}
+
+static bool is_lost(const struct kernels_device *d) {
+    (void)d;
+    return false;
 }
 
 /* The operations: those of the instruction set chosen. */
@@ -239,21 +260,29 @@ static void head_linear(struct kernels_device *d, float *y, const float *x, cons
 const struct kernels kernels_cpu = {
     .abi = KERNELS_ABI,
     .name = "cpu",
+    .on_host = true,
+    .count_devices = count_devices,
     .probe = probe,
     .device_new = device_new,
     .device_del = device_del,
     .device_name = device_name,
     .activation_bytes = activation_bytes,
     .segment_rows = segment_rows,
+    .spare_rows = spare_rows,
     .memory_new = memory_new,
     .memory_del = memory_del,
+    .host_new = memory_new,
+    .host_del = memory_del,
     .upload = copy,
     .download = copy,
     .weight_bytes = weight_bytes,
     .pack = pack,
     .reserve = reserve,
+    .warm_rows = warm_rows,
     .begin = begin,
+    .end = end,
     .finish = finish,
+    .is_lost = is_lost,
     .input_norm = input_norm,
     .group_stats = group_stats,
     .conv = conv,

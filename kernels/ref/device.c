@@ -9,6 +9,10 @@ struct kernels_device {
     int64_t tokens_max;
 };
 
+static int count_devices(void) {
+    return 1;
+}
+
 static int probe(const struct kernels_options *o, struct status *st) {
     if (o->precision != KERNELS_FP32)
         return status_set(st, STATUS_UNAVAILABLE, "device ref computes in fp32 only");
@@ -40,6 +44,11 @@ static size_t activation_bytes(const struct kernels_device *d) {
 static int64_t segment_rows(const struct kernels_device *d) {
     (void)d;
     return 128; /* bounds the memory of the widest layers */
+}
+
+static int64_t spare_rows(const struct kernels_device *d) {
+    (void)d;
+    return 0;
 }
 
 static int memory_new(struct kernels_device *d, void **p, size_t bytes, const char *what, struct status *st) {
@@ -115,15 +124,24 @@ void ref_pack(struct kernels_device *d, struct kernels_weight *w, const struct k
     *w = kernels_weight_of(s, p);
 }
 
-static int reserve(struct kernels_device *d, int64_t tokens_max, int clips_max, int hidden, int channels_max,
-                   struct status *st) {
-    (void)clips_max, (void)hidden, (void)channels_max, (void)st;
-    d->tokens_max = tokens_max;
+static int reserve(struct kernels_device *d, const struct kernels_limits *limits, struct status *st) {
+    (void)st;
+    d->tokens_max = limits->tokens_max;
     return 0;
 }
 
-static void begin(struct kernels_device *d, const struct batch *b) {
-    (void)d, (void)b;
+static int64_t warm_rows(const struct kernels_device *d, int i) {
+    (void)d, (void)i;
+    return 0;
+}
+
+static struct kernels_extent begin(struct kernels_device *d, const struct batch *b) {
+    (void)d;
+    return (struct kernels_extent){.rows = b->tape_rows[b->levels], .tokens = batch_tokens(b)};
+}
+
+static void end(struct kernels_device *d) {
+    (void)d;
 }
 
 static int finish(struct kernels_device *d, struct status *st) {
@@ -131,24 +149,37 @@ static int finish(struct kernels_device *d, struct status *st) {
     return 0;
 }
 
+static bool is_lost(const struct kernels_device *d) {
+    (void)d;
+    return false;
+}
+
 const struct kernels kernels_ref = {
     .abi = KERNELS_ABI,
     .name = "ref",
+    .on_host = true,
+    .count_devices = count_devices,
     .probe = probe,
     .device_new = device_new,
     .device_del = device_del,
     .device_name = device_name,
     .activation_bytes = activation_bytes,
     .segment_rows = segment_rows,
+    .spare_rows = spare_rows,
     .memory_new = memory_new,
     .memory_del = memory_del,
+    .host_new = memory_new,
+    .host_del = memory_del,
     .upload = copy,
     .download = copy,
     .weight_bytes = ref_weight_bytes,
     .pack = ref_pack,
     .reserve = reserve,
+    .warm_rows = warm_rows,
     .begin = begin,
+    .end = end,
     .finish = finish,
+    .is_lost = is_lost,
     .input_norm = ref_input_norm,
     .group_stats = ref_group_stats,
     .conv = ref_conv,

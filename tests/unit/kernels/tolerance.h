@@ -6,4 +6,17 @@
 #define TOLERANCE_FP32            4e-6 /* sums of up to some thousands of terms in fp32 */
 #define TOLERANCE_FP32_ACTIVATION 6e-7 /* an activation alone */
 
+/* bf16 keeps 8 significant bits: one rounding moves a number v by at most v / 256. Inputs and weights are
+ * rounded before ref sees them, and sums are fp32, so what is left are the roundings of an operation's own
+ * results. An operation has at most three: a product of two matrices that is added to another (a convolution
+ * as two products), the sum before the activation or the residual, and the result; in attention the scores,
+ * the weights, and the result. */
+#define TOLERANCE_BF16_ROUNDING (1.0 / 256)
+#define TOLERANCE_BF16          (3 * TOLERANCE_BF16_ROUNDING)
+
+/* The root of the mean square error, as a part of that of the numbers: of many results at random places
+ * between two neighbours, three roundings leave 0.7 / 256 at most. Cutting off instead of rounding would
+ * double it. */
+#define TOLERANCE_BF16_RMS TOLERANCE_BF16_ROUNDING
+
 #endif

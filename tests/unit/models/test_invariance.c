@@ -43,7 +43,7 @@ static void run(const struct model *m, struct answers *to, const int *order, int
     struct model_worker *w;
     struct status st;
     memset(to, 0, sizeof *to);
-    assert_int_equal(model_worker_new(&w, m, (int64_t)CLIPS * SAMPLES_MAX, CLIPS, &st), 0);
+    assert_int_equal(model_worker_new(&w, m, 0, (int64_t)CLIPS * SAMPLES_MAX, CLIPS, &st), 0);
     for (int first = 0; first < CLIPS; first += together) {
         struct model_clip clips[CLIPS];
         int count = 0;

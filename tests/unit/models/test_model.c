@@ -166,8 +166,8 @@ static void test_worker_limits(void **state) {
     struct status st;
     (void)state;
     struct model *m = open_golden("base", &on_ref);
-    assert_int_equal(model_worker_new(&w, m, 100, 4, &st), -1);
-    assert_int_equal(model_worker_new(&w, m, 3200, 2, &st), 0);
+    assert_int_equal(model_worker_new(&w, m, 0, 100, 4, &st), -1);
+    assert_int_equal(model_worker_new(&w, m, 0, 3200, 2, &st), 0);
     struct model_clip clip = {.samples = samples, .count = 399, .logits = logits};
     assert_int_equal(model_worker_run(w, &clip, 1, &st), -1);
     assert_non_null(strstr(st.message, "399"));

@@ -1,0 +1,382 @@
+/* The cuda backend's device: a stream on a GPU, its memory, its errors, and the way of a batch through it. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/internal.h"
+
+/* ---- GPUs ---- */
+
+struct cuda_allocation {
+    struct cuda_allocation *next;
+    void *p;
+    size_t bytes;
+};
+
+static struct cuda_gpu gpus[CUDA_GPUS_MAX];
+static pthread_once_t gpus_once = PTHREAD_ONCE_INIT;
+
+static void init_gpus(void) {
+    for (int i = 0; i < CUDA_GPUS_MAX; i++) {
+        pthread_mutex_init(&gpus[i].turn, NULL);
+        pthread_mutex_init(&gpus[i].memory, NULL);
+    }
+}
+
+/* Faults for tests: TIMBRE_CUDA_FAULT is "batch:N", the N-th batch of the process ends with an illegal
+ * address, or "memory:N", the N-th allocation fails. Whether `kind` is due now. */
+static bool is_fault_due(const char *kind, atomic_int *count) {
+    const char *fault = getenv("TIMBRE_CUDA_FAULT");
+    const size_t length = strlen(kind);
+    const int now = atomic_fetch_add(count, 1) + 1;
+    return fault && strncmp(fault, kind, length) == 0 && fault[length] == ':' &&
+           atoi(fault + length + 1) == now;
+}
+
+static int count_devices(void) {
+    int count = 0;
+    return gpu_count(&count) == GPU_OK ? count < CUDA_GPUS_MAX ? count : CUDA_GPUS_MAX : 0;
+}
+
+static int get_info(int index, struct gpu_info *info, struct status *st) {
+    int count = 0, error = gpu_count(&count);
+    if (error)
+        return status_set(st, STATUS_UNAVAILABLE, "%s", gpu_error_text(error));
+    if (index < 0 || index >= count || index >= CUDA_GPUS_MAX)
+        return status_set(st, STATUS_UNAVAILABLE, "GPU %d: there are %d, counted from 0", index, count);
+    if ((error = gpu_use(index)) || (error = gpu_get_info(index, info)))
+        return status_set(st, STATUS_UNAVAILABLE, "GPU %d: %s", index, gpu_error_text(error));
+    return 0;
+}
+
+static int probe(const struct kernels_options *o, struct status *st) {
+    struct gpu_info info;
+    if (o->precision == KERNELS_INT8)
+        return status_set(st, STATUS_UNAVAILABLE, "device cuda does not offer int8");
+    if (get_info(o->device_index, &info, st))
+        return -1;
+    if (info.sm < CUDA_SM_MIN)
+        return status_set(st, STATUS_UNAVAILABLE,
+                          "GPU %d (%s) has compute capability %d.%d, and 8.0 is needed", o->device_index,
+                          info.name, info.sm / 10, info.sm % 10);
+    return 0;
+}
+
+/* ---- errors ---- */
+
+void cuda_note(struct kernels_device *d, int error) {
+    if (error && !d->error)
+        d->error = error;
+    if (error && gpu_error_is_lost(error))
+        atomic_store(&d->gpu->lost, error);
+}
+
+void cuda_fail(struct kernels_device *d, enum status_code code, const char *format, ...) {
+    char text[STATUS_MESSAGE_BYTES_MAX];
+    va_list arguments;
+    if (d->failure.code != STATUS_OK)
+        return;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    status_set(&d->failure, code, "%s", text);
+}
+
+/* What has gone wrong since the last time, and forgets it: what is lost stays lost by itself. */
+static int report(struct kernels_device *d, struct status *st) {
+    int result = 0;
+    if (d->error)
+        result = status_set(st, STATUS_UNAVAILABLE, "GPU %d (%s): %s", d->options.device_index, d->info.name,
+                            gpu_error_text(d->error));
+    else if (d->failure.code != STATUS_OK)
+        result = status_set(st, d->failure.code, "GPU %d (%s): %s", d->options.device_index, d->info.name,
+                            d->failure.message);
+    d->error = atomic_load(&d->gpu->lost);
+    status_clear(&d->failure);
+    return result;
+}
+
+static bool is_lost(const struct kernels_device *d) {
+    return atomic_load(&d->gpu->lost) != 0;
+}
+
+/* ---- memory ---- */
+
+/* Room for `bytes` within the limit, which `a` will take. */
+static int account(struct kernels_device *d, struct cuda_allocation *a, const char *what, struct status *st) {
+    const size_t limit = d->options.memory_bytes_max;
+    int result = 0;
+    pthread_mutex_lock(&d->gpu->memory);
+    if (limit && (a->bytes > limit || d->gpu->bytes > limit - a->bytes)) {
+        result = status_set(st, STATUS_RESOURCE_EXHAUSTED,
+                            "gpu-memory-limit: %zu bytes for %s and %zu in use are over the limit of %zu",
+                            a->bytes, what, d->gpu->bytes, limit);
+    } else {
+        a->next = d->gpu->allocations;
+        d->gpu->allocations = a;
+        d->gpu->bytes += a->bytes;
+    }
+    pthread_mutex_unlock(&d->gpu->memory);
+    return result;
+}
+
+/* Takes p out of the list; NULL when it is not there. */
+static struct cuda_allocation *forget(struct cuda_gpu *gpu, const void *p) {
+    struct cuda_allocation *found = NULL;
+    pthread_mutex_lock(&gpu->memory);
+    for (struct cuda_allocation **at = &gpu->allocations; *at; at = &(*at)->next)
+        if ((*at)->p == p) {
+            found = *at;
+            *at = found->next;
+            gpu->bytes -= found->bytes;
+            break;
+        }
+    pthread_mutex_unlock(&gpu->memory);
+    return found;
+}
+
+int cuda_memory_new(struct kernels_device *d, void **p, size_t bytes, const char *what, struct status *st) {
+    static atomic_int count;
+    struct cuda_allocation *a = malloc(sizeof *a);
+    *p = NULL;
+    if (!a)
+        return status_set_no_memory(st, sizeof *a, what);
+    /* The list knows it by its own address until the memory is there. */
+    *a = (struct cuda_allocation){.p = a, .bytes = bytes};
+    if (account(d, a, what, st)) {
+        free(a);
+        return -1;
+    }
+    int error = gpu_use(d->options.device_index);
+    if (!error)
+        error = is_fault_due("memory", &count) ? GPU_OUT_OF_MEMORY : gpu_memory_new(p, bytes);
+    if (!error && (error = gpu_zero(*p, bytes, d->stream)) == GPU_OK)
+        error = gpu_stream_wait(d->stream);
+    if (!error) {
+        pthread_mutex_lock(&d->gpu->memory);
+        a->p = *p;
+        pthread_mutex_unlock(&d->gpu->memory);
+        return 0;
+    }
+    free(forget(d->gpu, a));
+    gpu_memory_del(*p);
+    *p = NULL;
+    struct gpu_info now = d->info;
+    (void)gpu_get_info(d->options.device_index, &now);
+    return status_set(st, error == GPU_OUT_OF_MEMORY ? STATUS_RESOURCE_EXHAUSTED : STATUS_UNAVAILABLE,
+                      "GPU %d (%s): %zu bytes for %s: %s; %zu of its %zu bytes are free",
+                      d->options.device_index, d->info.name, bytes, what, gpu_error_text(error),
+                      now.memory_free_bytes, now.memory_bytes);
+}
+
+void cuda_memory_del(struct kernels_device *d, void *p) {
+    if (!p)
+        return;
+    (void)gpu_use(d->options.device_index);
+    free(forget(d->gpu, p));
+    gpu_memory_del(p);
+}
+
+static int host_new(struct kernels_device *d, void **p, size_t bytes, const char *what, struct status *st) {
+    *p = NULL;
+    int error = gpu_use(d->options.device_index);
+    if (!error)
+        error = gpu_pinned_new(p, bytes);
+    if (error)
+        return status_set(st, error == GPU_OUT_OF_MEMORY ? STATUS_RESOURCE_EXHAUSTED : STATUS_UNAVAILABLE,
+                          "%zu bytes of pinned memory for %s: %s", bytes, what, gpu_error_text(error));
+    memset(*p, 0, bytes);
+    return 0;
+}
+
+static void host_del(struct kernels_device *d, void *p) {
+    (void)gpu_use(d->options.device_index);
+    gpu_pinned_del(p);
+}
+
+static void upload(struct kernels_device *d, void *to, const void *from, size_t bytes) {
+    cuda_note(d, gpu_use(d->options.device_index));
+    if (!d->error && bytes)
+        cuda_note(d, gpu_copy_in(to, from, bytes, d->stream));
+}
+
+static void download(struct kernels_device *d, void *to, const void *from, size_t bytes) {
+    cuda_note(d, gpu_use(d->options.device_index));
+    cuda_graphs_launch(d);
+    d->was_read = true;
+    if (!d->error && bytes)
+        cuda_note(d, gpu_copy_out(to, from, bytes, d->stream));
+}
+
+/* ---- the device ---- */
+
+static void device_del(struct kernels_device *d) {
+    if (!d)
+        return;
+    (void)gpu_use(d->options.device_index);
+    pthread_mutex_lock(&d->gpu->turn);
+    if (d->gpu->last == d)
+        d->gpu->last = NULL;
+    pthread_mutex_unlock(&d->gpu->turn);
+    if (d->stream)
+        (void)gpu_stream_wait(d->stream);
+    cuda_graphs_free(d);
+    dnn_del(d->dnn);
+    blas_del(d->blas);
+    cuda_memory_del(d, d->workspace);
+    cuda_memory_del(d, d->scratch);
+    cuda_memory_del(d, d->tables_device);
+    gpu_pinned_del(d->tables_host);
+    gpu_event_del(d->done);
+    gpu_stream_del(d->stream);
+    free(d);
+}
+
+static int make_parts(struct kernels_device *d, struct status *st) {
+    int error;
+    if ((error = gpu_stream_new(&d->stream)) || (error = gpu_event_new(&d->done)))
+        return status_set(st, STATUS_UNAVAILABLE, "GPU %d (%s): %s", d->options.device_index, d->info.name,
+                          gpu_error_text(error));
+    return 0;
+}
+
+static int device_new(struct kernels_device **out, const struct kernels_options *o, struct status *st) {
+    *out = NULL;
+    if (probe(o, st))
+        return -1;
+    struct kernels_device *d = calloc(1, sizeof *d);
+    if (!d)
+        return status_set_no_memory(st, sizeof *d, "a device");
+    pthread_once(&gpus_once, init_gpus);
+    d->options = *o;
+    d->type = o->precision == KERNELS_BF16 ? CUDA_BF16 : CUDA_F32;
+    d->gpu = &gpus[o->device_index];
+    d->error = atomic_load(&d->gpu->lost);
+    if (get_info(o->device_index, &d->info, st) || make_parts(d, st)) {
+        device_del(d);
+        return -1;
+    }
+    snprintf(d->name, sizeof d->name, "cuda-sm%d", d->info.sm);
+    d->launch = (struct cuda_launch){
+        .stream = d->stream, .type = d->type, .sm = d->info.sm, .multiprocessors = d->info.multiprocessors};
+    *out = d;
+    return 0;
+}
+
+static const char *device_name(const struct kernels_device *d) {
+    return d->name;
+}
+
+static size_t activation_bytes(const struct kernels_device *d) {
+    return d->type == CUDA_BF16 ? 2 : sizeof(float);
+}
+
+static int64_t segment_rows(const struct kernels_device *d) {
+    (void)d;
+    return CUDA_SEGMENT_ROWS;
+}
+
+/* cuDNN's plans are for fixed numbers of rows, so it computes up to one piece too many, from what that many
+ * rows read. */
+static int64_t spare_rows(const struct kernels_device *d) {
+    return d->options.conv_way == KERNELS_CONV_CUDNN
+               ? (int64_t)DNN_ROWS_SMALL * CUDA_DNN_STRIDE_MAX + CUDA_DNN_KERNEL_MAX
+               : 0;
+}
+
+static int reserve(struct kernels_device *d, const struct kernels_limits *limits, struct status *st) {
+    d->limits = *limits;
+    if (cuda_plan_reserve(d, st) || blas_new(&d->blas, d->type, d->info.sm, d->stream, st) ||
+        cuda_memory_new(d, &d->workspace, BLAS_WORKSPACE_BYTES, "the workspace of cuBLAS", st))
+        return -1;
+    blas_set_workspace(d->blas, d->workspace, BLAS_WORKSPACE_BYTES);
+    if (d->options.conv_way == KERNELS_CONV_CUDNN && dnn_new(&d->dnn, d->type, d->info.sm, d->stream, st))
+        return -1;
+    cuda_graphs_init(d);
+    return 0;
+}
+
+/* ---- a batch ---- */
+
+/* First a small one, in which the libraries choose their algorithms, then one for every graph. */
+static int64_t warm_rows(const struct kernels_device *d, int i) {
+    if (i == 0)
+        return 1;
+    return i <= d->buckets_count ? d->buckets[i - 1].rows : 0;
+}
+
+static struct kernels_extent begin(struct kernels_device *d, const struct batch *b) {
+    struct cuda_gpu *gpu = d->gpu;
+    pthread_mutex_lock(&gpu->turn);
+    cuda_note(d, gpu_use(d->options.device_index));
+    if (gpu->last && gpu->last != d)
+        cuda_note(d, gpu_stream_wait_event(d->stream, gpu->last->done));
+    d->in_batch = true;
+    cuda_plan_batch(d, b);
+    cuda_graphs_begin(d, b);
+    const int64_t rows = b->tape_rows[b->levels];
+    if (d->bucket)
+        return (struct kernels_extent){.rows = d->bucket->rows, .tokens = d->bucket->rows};
+    return (struct kernels_extent){.rows = rows, .tokens = batch_tokens(b)};
+}
+
+static void end(struct kernels_device *d) {
+    cuda_graphs_end(d);
+    d->has_plans = true;
+    d->in_batch = false;
+    cuda_note(d, gpu_event_record(d->done, d->stream));
+    d->gpu->last = d;
+    pthread_mutex_unlock(&d->gpu->turn);
+}
+
+static int finish(struct kernels_device *d, struct status *st) {
+    static atomic_int batches;
+    const bool was_read = d->was_read;
+    d->was_read = false;
+    cuda_note(d, gpu_use(d->options.device_index));
+    if (!d->error)
+        cuda_note(d, gpu_stream_wait(d->stream));
+    if (was_read && is_fault_due("batch", &batches))
+        cuda_note(d, GPU_ILLEGAL_ADDRESS);
+    return report(d, st);
+}
+
+const struct kernels timbre_kernels_cuda __attribute__((visibility("default"))) = {
+    .abi = KERNELS_ABI,
+    .name = "cuda",
+    .on_host = false,
+    .count_devices = count_devices,
+    .probe = probe,
+    .device_new = device_new,
+    .device_del = device_del,
+    .device_name = device_name,
+    .activation_bytes = activation_bytes,
+    .segment_rows = segment_rows,
+    .spare_rows = spare_rows,
+    .memory_new = cuda_memory_new,
+    .memory_del = cuda_memory_del,
+    .host_new = host_new,
+    .host_del = host_del,
+    .upload = upload,
+    .download = download,
+    .weight_bytes = cuda_weight_bytes,
+    .pack = cuda_pack,
+    .reserve = reserve,
+    .warm_rows = warm_rows,
+    .begin = begin,
+    .end = end,
+    .finish = finish,
+    .is_lost = is_lost,
+    .input_norm = cuda_op_input_norm,
+    .group_stats = cuda_op_group_stats,
+    .conv = cuda_op_conv,
+    .compact = cuda_op_compact,
+    .layer_norm = cuda_op_layer_norm,
+    .linear = cuda_op_linear,
+    .pos_conv = cuda_op_pos_conv,
+    .attention = cuda_op_attention,
+    .accumulate = cuda_op_accumulate,
+    .pool = cuda_op_pool,
+    .head_linear = cuda_op_head_linear,
+};
