@@ -31,6 +31,9 @@ static const char HELP[] =
     "  --max-batch-seconds S    audio in one batch; default 60, at least 30\n"
     "  --window S, --hop S      answer for every window; default: files over 30 s by 10 s windows, 5 s "
     "apart\n"
+    "  --devices LIST           the GPUs: all, or indexes such as 0,1; default 0\n"
+    "  --cuda-conv NAME         how a GPU computes convolutions: auto, cudnn, gemm; default auto\n"
+    "  --cuda-attention NAME    and attention: auto, fused, cublas; default auto\n"
     "  --silence-dbfs D         quieter audio is no_speech; default -60, off for never\n"
     "  --embedding              with --json: the pooled hidden states too\n"
     "  --labels FILE            names to use instead of the model's own: one a line, or JSON\n"
@@ -57,6 +60,9 @@ enum predict_option {
     O_THREADS,
     O_NO_PIN,
     O_BATCH_S,
+    O_DEVICES,
+    O_CUDA_CONV,
+    O_CUDA_ATTENTION,
     O_WINDOW,
     O_HOP,
     O_SILENCE,
@@ -80,6 +86,9 @@ static const struct option options[] = {
     {"threads", required_argument, NULL, O_THREADS},
     {"no-pin", no_argument, NULL, O_NO_PIN},
     {"max-batch-seconds", required_argument, NULL, O_BATCH_S},
+    {"devices", required_argument, NULL, O_DEVICES},
+    {"cuda-conv", required_argument, NULL, O_CUDA_CONV},
+    {"cuda-attention", required_argument, NULL, O_CUDA_ATTENTION},
     {"window", required_argument, NULL, O_WINDOW},
     {"hop", required_argument, NULL, O_HOP},
     {"silence-dbfs", required_argument, NULL, O_SILENCE},
@@ -110,6 +119,45 @@ static bool parse_encoding(const char *name, enum audio_encoding *encoding) {
     return false;
 }
 
+/* What only a model on this machine has, but for limits. */
+static bool take_model_option(struct model_options *o, int option, const char *value) {
+    long n = 0;
+    switch (option) {
+    case O_DEVICE:
+        o->device = value;
+        return cli_parse_choice("--device", value, "auto cpu cuda ref");
+    case O_PRECISION:
+        o->precision = value;
+        return cli_parse_choice("--precision", value, "auto fp32 bf16 int8");
+    case O_THREADS:
+        if (!cli_parse_int("--threads", value, 0, 256, &n))
+            return false;
+        o->threads = (int)n;
+        return true;
+    case O_NO_PIN:
+        o->pin = false;
+        return true;
+    case O_DEVICES:
+        o->devices = value;
+        return true;
+    case O_CUDA_CONV:
+        o->cuda_conv = value;
+        return cli_parse_choice("--cuda-conv", value, "auto cudnn gemm");
+    case O_CUDA_ATTENTION:
+        o->cuda_attention = value;
+        return cli_parse_choice("--cuda-attention", value, "auto fused cublas");
+    case O_LABELS:
+        o->labels_path = value;
+        return true;
+    case O_OUTPUT:
+        o->output = value;
+        return cli_parse_choice("--output", value, "auto softmax sigmoid none");
+    default: /* O_HEAD_ACTIVATION */
+        o->head_activation = value;
+        return cli_parse_choice("--head-activation", value, "none tanh relu");
+    }
+}
+
 /* Takes one option; false after a message when its value is wrong. */
 static bool take_option(struct predict_arguments *a, int option, const char *value) {
     long n = 0;
@@ -118,19 +166,16 @@ static bool take_option(struct predict_arguments *a, int option, const char *val
         a->model = value;
         return true;
     case O_DEVICE:
-        a->model_options.device = value;
-        return cli_parse_choice("--device", value, "auto cpu cuda ref");
     case O_PRECISION:
-        a->model_options.precision = value;
-        return cli_parse_choice("--precision", value, "auto fp32 bf16 int8");
     case O_THREADS:
-        if (!cli_parse_int("--threads", value, 0, 256, &n))
-            return false;
-        a->model_options.threads = (int)n;
-        return true;
     case O_NO_PIN:
-        a->model_options.pin = false;
-        return true;
+    case O_DEVICES:
+    case O_CUDA_CONV:
+    case O_CUDA_ATTENTION:
+    case O_LABELS:
+    case O_OUTPUT:
+    case O_HEAD_ACTIVATION:
+        return take_model_option(&a->model_options, option, value);
     case O_BATCH_S:
         return cli_parse_double("--max-batch-seconds", value, ENGINE_WHOLE_S_MAX, 100000,
                                 &a->engine.batch_s_max);
@@ -145,15 +190,6 @@ static bool take_option(struct predict_arguments *a, int option, const char *val
     case O_EMBEDDING:
         a->request.embedding = true;
         return true;
-    case O_LABELS:
-        a->model_options.labels_path = value;
-        return true;
-    case O_OUTPUT:
-        a->model_options.output = value;
-        return cli_parse_choice("--output", value, "auto softmax sigmoid none");
-    case O_HEAD_ACTIVATION:
-        a->model_options.head_activation = value;
-        return cli_parse_choice("--head-activation", value, "none tanh relu");
     case O_RAW:
         return parse_encoding(value, &a->request.format.encoding);
     case O_RATE:
@@ -188,6 +224,9 @@ static bool is_local(int option) {
     case O_THREADS:
     case O_NO_PIN:
     case O_BATCH_S:
+    case O_DEVICES:
+    case O_CUDA_CONV:
+    case O_CUDA_ATTENTION:
     case O_SILENCE:
     case O_LABELS:
     case O_OUTPUT:
@@ -210,6 +249,8 @@ static const char *name_of(int option) {
 static int parse(struct predict_arguments *a, int argc, char **argv) {
     engine_options_init(&a->engine);
     a->model_options.pin = true;
+    a->model_options.cuda_eager =
+        true; /* the bits are the same, and the graphs would not pay for themselves */
     a->engine.audio.ffmpeg = getenv("FFMPEG_BIN");
     a->engine.queue_depth = PREDICT_IN_FLIGHT_MAX;
     a->server.attempts_max = SERVER_ATTEMPTS_MAX;

@@ -15,10 +15,11 @@ enum { CHECK_FRAMES_REF = 2 }; /* naive kernels are slow */
 struct check {
     struct engine_model *model;
     const struct model_info *info;
+    struct batcher_lane *lane; /* of one worker alone; NULL: the model's own */
     struct queue *replies;
     float *voice; /* [3 * count] */
     int64_t count;
-    float *logits; /* [labels] */
+    float *logits, *first; /* [labels] of the second part alone; likewise, of the first worker */
 };
 
 /* Something with pitch, overtones and breath, in three parts that differ. The same on every machine but for
@@ -38,7 +39,8 @@ static void make_voice(struct check *c) {
     }
 }
 
-/* Runs samples through the worker, whole or by windows of `count`. The request is the caller's to close. */
+/* Runs samples through the worker of the lane, whole or by windows of `count`. The request is the caller's to
+ * close. */
 static struct engine_request *run(const struct check *c, const float *samples, int64_t count, bool windows,
                                   struct status *st) {
     const int rate_hz = c->info->sampling_rate_hz;
@@ -51,6 +53,8 @@ static struct engine_request *run(const struct check *c, const float *samples, i
     struct engine_request *r;
     if (engine_open(&r, &o, st))
         return NULL;
+    if (c->lane)
+        r->lane = c->lane;
     engine_run_samples(r, samples, count);
     (void)queue_take(c->replies);
     if (r->result.outcome == ENGINE_OK)
@@ -84,6 +88,31 @@ static int check_company(struct check *c, struct status *st) {
     return result;
 }
 
+/* One worker, and whether it agrees with the first. */
+static int check_worker(struct check *c, int worker, struct status *st) {
+    struct engine_model *m = c->model;
+    const struct batcher_workers all = engine_model_workers(m);
+    const int labels = c->info->labels_count;
+    struct batcher_lane lane = {0};
+    batcher_add_lane(
+        m->engine->batcher, &lane, m->lane.samples_max,
+        (struct batcher_workers){.first = worker, .count = 1, .devices = all.devices, .share = all.share});
+    c->lane = &lane;
+    int result = check_company(c, st);
+    c->lane = NULL;
+    batcher_remove_lane(m->engine->batcher, &lane);
+    if (result == 0 && worker == 0)
+        memcpy(c->first, c->logits, (size_t)labels * sizeof *c->first);
+    for (int i = 0; result == 0 && i < labels; i++)
+        if (c->logits[i] != c->first[i])
+            result = status_set(
+                st, STATUS_INTERNAL,
+                "known answer: this machine computes wrongly: logit %d is %.9g by worker 0 (device 0) and "
+                "%.9g by worker %d (device %d)",
+                i, (double)c->first[i], (double)c->logits[i], worker, worker % all.devices);
+    return result;
+}
+
 /* The logits of the naive kernels, from a second copy of the model. */
 static int run_ref(const struct check *c, int64_t count, float *logits, struct status *st) {
     const struct model_options o = {.device = "ref",
@@ -95,7 +124,7 @@ static int run_ref(const struct check *c, int64_t count, float *logits, struct s
     struct model_worker *w = NULL;
     int result = model_new(&m, c->info->dir, &o, st);
     if (result == 0)
-        result = model_worker_new(&w, m, model_count_slot(m, count), 1, st);
+        result = model_worker_new(&w, m, 0, model_count_slot(m, count), 1, st);
     if (result == 0)
         result = model_worker_run(w, &clip, 1, st);
     model_worker_del(w);
@@ -129,6 +158,15 @@ done:
     return result;
 }
 
+/* "0.3 s between others as alone, bit for bit[, on 4 workers of 2 devices]" */
+static void report_company(const struct check *c, char *report, size_t report_bytes) {
+    const int n = snprintf(report, report_bytes, "%.1f s between others as alone, bit for bit",
+                           (double)c->count / c->info->sampling_rate_hz);
+    if (c->model->workers_count > 1 && n >= 0 && (size_t)n < report_bytes)
+        snprintf(report + n, report_bytes - (size_t)n, ", on %d workers of %d device%s",
+                 c->model->workers_count, c->info->devices_count, c->info->devices_count > 1 ? "s" : "");
+}
+
 static int check(struct check *c, char *report, size_t report_bytes, struct status *st) {
     const int64_t step = (int64_t)llround(c->info->frame_s * c->info->sampling_rate_hz);
     const int64_t count_ref = c->info->min_samples + (CHECK_FRAMES_REF - 1) * step;
@@ -138,23 +176,26 @@ static int check(struct check *c, char *report, size_t report_bytes, struct stat
             count_ref + step; /* half of it, the last window, may be too short; it is there all the same */
     c->voice = malloc((size_t)c->count * 3 * sizeof *c->voice);
     c->logits = malloc((size_t)c->info->labels_count * sizeof *c->logits);
-    if (!c->voice || !c->logits)
+    c->first = malloc((size_t)c->info->labels_count * sizeof *c->first);
+    if (!c->voice || !c->logits || !c->first)
         return status_set_no_memory(st, (size_t)c->count * 3 * sizeof *c->voice, "the known answer");
     make_voice(c);
-    if (queue_new(&c->replies, 1, st) || check_company(c, st))
+    if (queue_new(&c->replies, 1, st))
         return -1;
-    const double s = (double)c->count / c->info->sampling_rate_hz;
+    for (int i = 0; i < c->model->workers_count; i++)
+        if (check_worker(c, i, st))
+            return -1;
+    char company[128];
+    report_company(c, company, sizeof company);
     if (strcmp(c->info->device, "ref") == 0 || strcmp(c->info->precision, "fp32") != 0 ||
         c->info->weight_bytes > ENGINE_CHECK_BYTES_MAX) {
-        snprintf(report, report_bytes,
-                 "%.1f s between others as alone, bit for bit; not compared with the naive kernels", s);
+        snprintf(report, report_bytes, "%s; not compared with the naive kernels", company);
         return 0;
     }
     double worst = 0;
     if (check_ref(c, count_ref, &worst, st))
         return -1;
-    snprintf(report, report_bytes,
-             "%.1f s between others as alone, bit for bit; %lld samples as the naive kernels within %.1e", s,
+    snprintf(report, report_bytes, "%s; %lld samples as the naive kernels within %.1e", company,
              (long long)count_ref, worst);
     return 0;
 }
@@ -167,5 +208,6 @@ int engine_model_check(struct engine_model *m, char *report, size_t report_bytes
     queue_del(c.replies);
     free(c.voice);
     free(c.logits);
+    free(c.first);
     return result;
 }

@@ -1,7 +1,9 @@
 #include "engine/counts.h"
 
+#include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "engine/internal.h"
 
 static const char *const decoders[COUNTS_DECODERS] = {"none", "raw", "libsndfile", "ffmpeg"};
@@ -24,6 +26,18 @@ static struct metrics_series *add_one(struct metrics *m, enum metrics_kind kind,
     return metrics_get(metrics_add(m, kind, name, help, "", NULL, 0));
 }
 
+static void add_device(struct metrics *m, struct counts_device *d, const char *index) {
+    struct metrics_family *faults =
+        metrics_add(m, METRICS_COUNTER, "timbre_device_faults_total",
+                    "Batches that failed by the device's fault: that batch alone, or the device with it.",
+                    "device,kind", NULL, 0);
+    d->busy_s = metrics_get(metrics_add(m, METRICS_COUNTER, "timbre_device_busy_seconds_total",
+                                        "Time during which a device ran a forward.", "device", NULL, 0),
+                            index);
+    d->faults = metrics_get(faults, index, "batch");
+    d->losses = metrics_get(faults, index, "lost");
+}
+
 void counts_init(struct engine *e) {
     struct counts *c = &e->counts;
     struct metrics *m = e->options.metrics;
@@ -31,19 +45,26 @@ void counts_init(struct engine *e) {
                           "Requests that were let in and whose last forward has not begun.");
     c->audio_s = add_one(m, METRICS_GAUGE, "timbre_queue_audio_seconds",
                          "Audio of the requests that wait; of files that are not decoded yet, estimated.");
-    c->busy_s = add_one(m, METRICS_COUNTER, "timbre_device_busy_seconds_total",
-                        "Time during which the device ran a forward.");
     struct metrics_family *dropped =
         metrics_add(m, METRICS_COUNTER, "timbre_dropped_total",
                     "Requests that were dropped before they were run, by reason.", "reason", NULL, 0);
     c->cancelled = metrics_get(dropped, "cancelled");
     c->deadline = metrics_get(dropped, "deadline");
+    c->device = metrics_get(dropped, "device");
+    add_device(m, &(struct counts_device){0}, "0"); /* there from the start */
     struct metrics_family *prepare =
         add_seconds(m, "timbre_prepare_seconds",
                     "Time to decode, resample and cut one request, by the decoder that read it.", "decoder");
     for (int i = 0; i < COUNTS_DECODERS; i++)
         c->prepare_s[i] = metrics_get(prepare, decoders[i]);
     door_show(e->door, c->requests, c->audio_s);
+}
+
+static double count_workspace_bytes(const struct engine_model *m) {
+    double bytes = 0;
+    for (int i = 0; i < m->workers_count; i++)
+        bytes += (double)model_worker_get_bytes(m->workers[i]);
+    return bytes;
 }
 
 void counts_add_model(struct engine_model *m) {
@@ -80,17 +101,22 @@ void counts_add_model(struct engine_model *m) {
                     name);
     /* Two versions of one name may be loaded for a while. */
     metrics_count(c->weight_bytes, (double)model_get_info(m->model)->weight_bytes);
-    c->workspace_bytes =
-        metrics_get(metrics_add(t, METRICS_GAUGE, "timbre_workspace_bytes",
-                                "Bytes of a model's workspace: activations and tables for the largest batch.",
-                                "model", NULL, 0),
-                    name);
-    metrics_count(c->workspace_bytes, (double)model_worker_get_bytes(m->worker));
+    c->workspace_bytes = metrics_get(
+        metrics_add(t, METRICS_GAUGE, "timbre_workspace_bytes",
+                    "Bytes of a model's workspaces: activations and tables for the largest batch.", "model",
+                    NULL, 0),
+        name);
+    metrics_count(c->workspace_bytes, count_workspace_bytes(m));
+    for (int i = 0; i < model_get_info(m->model)->devices_count; i++) {
+        char index[16];
+        snprintf(index, sizeof index, "%d", i);
+        add_device(t, &c->devices[i], index);
+    }
 }
 
 void counts_remove_model(struct engine_model *m) {
     metrics_count(m->counts.weight_bytes, -(double)model_get_info(m->model)->weight_bytes);
-    metrics_count(m->counts.workspace_bytes, -(double)model_worker_get_bytes(m->worker));
+    metrics_count(m->counts.workspace_bytes, -count_workspace_bytes(m));
 }
 
 void counts_prepare(struct counts *c, const char *decoder, int64_t ns) {
@@ -106,29 +132,36 @@ void counts_drop(struct counts *c, int status_code) {
         metrics_count(c->cancelled, 1);
     else if (status_code == STATUS_DEADLINE_EXCEEDED)
         metrics_count(c->deadline, 1);
+    else if (status_code == STATUS_UNAVAILABLE)
+        metrics_count(c->device, 1);
 }
 
-void counts_begin_batch(struct engine_model *m, const struct batcher_batch *b, int64_t start_ns) {
+static struct counts_device *find_device(struct engine_model *m, int worker) {
+    return &m->counts.devices[worker % model_get_info(m->model)->devices_count];
+}
+
+void counts_batch(struct engine_model *m, int worker, const struct batcher_batch *b, int64_t begin_ns,
+                  int64_t busy_ns) {
     if (!m->counts.queue_s)
         return;
-    for (int i = 0; i < b->count; i++) {
-        const struct engine_request *r = b->items[i]->request;
-        if (b->items[i] == r->items)
-            metrics_observe(m->counts.queue_s, (double)(start_ns - r->ready_ns) * 1e-9);
-    }
-}
-
-void counts_end_batch(struct engine_model *m, const struct batcher_batch *b, int64_t busy_ns) {
     const double rate_hz = model_get_info(m->model)->sampling_rate_hz;
     int64_t samples = 0, slots = 0;
     for (int i = 0; i < b->count; i++) {
-        samples += b->items[i]->count;
-        slots += b->items[i]->slot;
+        const struct engine_item *item = b->items[i];
+        samples += item->count;
+        slots += item->slot;
+        if (item == item->request->items)
+            metrics_observe(m->counts.queue_s, (double)(begin_ns - item->request->ready_ns) * 1e-9);
     }
-    metrics_count(m->engine->counts.busy_s, (double)busy_ns * 1e-9);
-    metrics_observe(m->counts.compute_s, (double)busy_ns * 1e-9);
+    metrics_count(find_device(m, worker)->busy_s, (double)busy_ns * 1e-9);
+    metrics_observe(m->counts.compute_s, clock_elapsed_ms(begin_ns) * 1e-3);
     metrics_observe(m->counts.batch_clips, b->count);
     metrics_observe(m->counts.batch_audio_s, (double)samples / rate_hz);
     metrics_count(m->counts.audio_s, (double)samples / rate_hz);
     metrics_count(m->counts.waste_s, (double)(slots - samples) / rate_hz);
+}
+
+void counts_fault(struct engine_model *m, int worker, bool lost) {
+    const struct counts_device *d = find_device(m, worker);
+    metrics_count(lost ? d->losses : d->faults, 1);
 }

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "engine/engine.h"
 
 #define PACE_MEMORY_NS 2e9 /* busy time after which a measurement has faded to a third */
@@ -15,8 +16,10 @@ struct door {
     int requests, requests_max;
     int64_t audio_us, audio_us_max; /* of all inside */
     int64_t ready_us;               /* of those that are decoded */
-    int64_t running_us;
-    struct door_pace pace; /* in microseconds of audio */
+    int running;                    /* forwards */
+    int64_t running_us;             /* their audio */
+    int64_t counted_ns;             /* the time in which any runs is counted up to here */
+    struct door_pace pace;          /* in microseconds of audio */
     bool closed;
     struct metrics_series *show_requests, *show_audio_s;
 };
@@ -147,14 +150,20 @@ void door_leave(struct door *d, int requests, int64_t audio_us, bool ready) {
 
 void door_begin_batch(struct door *d, int64_t audio_us) {
     pthread_mutex_lock(&d->lock);
-    d->running_us = audio_us;
+    d->running_us += audio_us;
+    if (d->running++ == 0)
+        d->counted_ns = clock_now_ns();
     pthread_mutex_unlock(&d->lock);
 }
 
-void door_end_batch(struct door *d, int64_t audio_us, int64_t busy_ns) {
+void door_end_batch(struct door *d, int64_t audio_us, bool counts) {
     pthread_mutex_lock(&d->lock);
-    d->running_us = 0;
-    door_pace_add(&d->pace, (double)audio_us, (double)busy_ns);
+    const int64_t now_ns = clock_now_ns();
+    d->running_us -= audio_us;
+    d->running--;
+    if (counts)
+        door_pace_add(&d->pace, (double)audio_us, (double)(now_ns - d->counted_ns));
+    d->counted_ns = now_ns;
     pthread_mutex_unlock(&d->lock);
 }
 

@@ -34,9 +34,10 @@ int door_correct(struct door *d, int64_t was_us, int64_t audio_us, bool wait, st
 /* `requests` (may be 0) and `audio_us` leave; `ready`: they had passed door_correct. */
 void door_leave(struct door *d, int requests, int64_t audio_us, bool ready);
 
-/* A forward of so much audio begins, and is over after `busy_ns` of the device's time. */
+/* A forward of so much audio begins, and is over; `counts`: its pace tells something. Several may run at
+ * once: the rate is that of all together, so no moment counts twice. */
 void door_begin_batch(struct door *d, int64_t audio_us);
-void door_end_batch(struct door *d, int64_t audio_us, int64_t busy_ns);
+void door_end_batch(struct door *d, int64_t audio_us, bool counts);
 
 void door_measure(struct door *d, struct engine_load *load);
 void door_close(struct door *d); /* nobody enters any more; who waits is refused */

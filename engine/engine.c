@@ -3,7 +3,9 @@
 
 #include <limits.h>
 #include <malloc.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "audio/ffmpeg.h"
 #include "base/team.h"
@@ -71,10 +73,27 @@ static void join(struct engine_pool *pool) {
     pool->count = 0;
 }
 
+int engine_start_workers(struct engine *e, int count, struct status *st) {
+    struct engine_pool *pool = &e->worker_pool;
+    int result = 0;
+    pthread_mutex_lock(&e->lock);
+    while (result == 0 && pool->count < count) {
+        struct engine_worker *w = &e->workers[pool->count];
+        *w = (struct engine_worker){.engine = e, .index = pool->count};
+        if (pthread_create(&pool->threads[pool->count], NULL, engine_worker_main, w) != 0)
+            result = status_set(st, STATUS_RESOURCE_EXHAUSTED, "cannot start worker thread %d of %d",
+                                pool->count + 1, count);
+        else
+            pthread_setname_np(pool->threads[pool->count++], "timbre-worker");
+    }
+    pthread_mutex_unlock(&e->lock);
+    return result;
+}
+
 static int start_threads(struct engine *e, struct status *st) {
     const struct engine_options *o = &e->options;
     if (start(&e->sweeper_pool, 1, engine_sweeper_main, e, "timbre-sweeper", st) ||
-        start(&e->worker_pool, 1, engine_worker_main, e, "timbre-worker", st) ||
+        engine_start_workers(e, 1, st) ||
         start(&e->prepare_pool, o->prepare_threads, engine_prepare_main, e, "timbre-prepare", st) ||
         start(&e->transcode_pool, o->transcode_threads, engine_transcode_main, e, "timbre-ffmpeg", st))
         return -1;
@@ -162,11 +181,31 @@ int engine_retry_after_ms(const struct engine *e) {
     return ms < RETRY_MS_MIN ? RETRY_MS_MIN : ms > RETRY_MS_MAX ? RETRY_MS_MAX : (int)ms;
 }
 
+/* One after another until there is none of that index. */
+static void describe_gpus(struct text *out) {
+    static const char asked[] = "device cuda: "; /* before the reason, for those who did ask */
+    for (int i = 0; i < MODEL_DEVICES_MAX; i++) {
+        char name[MODEL_DEVICE_NAME_BYTES], index[16];
+        const struct model_options o = {.device = "cuda", .devices = index, .cuda_eager = true};
+        struct status st;
+        snprintf(index, sizeof index, "%d", i);
+        if (model_find_device(&o, name, &st) == 0)
+            text_printf(out, "gpu %d %s\n", i, name);
+        else if (i == 0)
+            text_printf(out, "gpu none: %s\n",
+                        strncmp(st.message, asked, sizeof asked - 1) ? st.message
+                                                                     : st.message + sizeof asked - 1);
+        else
+            return;
+    }
+}
+
 void engine_describe_machine(struct text *out) {
     const struct model_options automatic = {.threads = 1};
     char device[MODEL_DEVICE_NAME_BYTES], confinement[256];
     struct status st;
     text_printf(out, "processors %d\n", team_count_processors());
+    describe_gpus(out);
     if (model_find_device(&automatic, device, &st))
         text_printf(out, "device none: %s\n", st.message);
     else

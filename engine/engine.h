@@ -17,7 +17,7 @@
 #include "base/status.h"
 #include "models/model.h"
 
-struct engine;       /* the device with its worker, the threads that prepare, the queues */
+struct engine;       /* the devices with their workers, the threads that prepare, the queues */
 struct engine_model; /* a model loaded into an engine */
 struct engine_request;
 struct metrics;
@@ -53,6 +53,11 @@ struct engine_options {
     int transcode_threads;   /* run ffmpeg for the rest, so that slow uploads wait for each other alone. Those
                                 may take half of queue_depth and of queued_s_max */
     struct metrics *metrics; /* where the engine counts (docs/metrics.md); NULL: nowhere */
+    /* A device is lost: nothing will run on it any more in this process, and all models on devices of its
+     * kind are refused from now on (UNAVAILABLE), with what waits for them. Called on a thread of the engine
+     * before the first caller is told. Must not block, nor call the engine. NULL: nobody wants to know. */
+    void (*on_lost)(void *arg, const struct status *why);
+    void *on_lost_arg;
 };
 
 void engine_options_init(struct engine_options *o); /* the defaults */
@@ -63,18 +68,22 @@ int engine_new(struct engine **e, const struct engine_options *o, struct status 
  * requests must be closed or finished. NULL is fine. */
 void engine_del(struct engine *e);
 
-/* Loads a folder and makes its workspace; takes seconds, disturbs nobody. Any thread. `name` is what metrics
- * call it. Errors: those of model_new, RESOURCE_EXHAUSTED (ENGINE_MODELS_MAX; says what the batch budget
- * needs). */
+/* Loads a folder and makes its workspaces, one for each of its workers (model.h: devices_count times
+ * workers_per_device); takes seconds, disturbs nobody. Any thread. `name` is what metrics call it. Errors:
+ * those of model_new, RESOURCE_EXHAUSTED (ENGINE_MODELS_MAX; says what the batch budget needs). */
 int engine_model_load(struct engine_model **m, struct engine *e, const char *name, const char *dir,
                       const struct model_options *o, struct status *st);
 /* Waits until every request opened on it is closed, then frees it. Not on a thread that closes requests. The
  * caller sees to it that none is opened meanwhile. NULL is fine. */
 void engine_model_unload(struct engine_model *m);
 const struct model *engine_model_get(const struct engine_model *m);
-/* The known answer: runs a made-up voice through the worker, alone and between others, and compares bits;
+/* Its device is lost (engine_options.on_lost): whatever is asked of it is refused. Any thread. */
+bool engine_model_is_lost(const struct engine_model *m);
+/* The known answer: runs a made-up voice through every worker, alone and between others, and compares bits;
  * models of up to ENGINE_CHECK_BYTES_MAX of weights are also compared with the naive kernels ("ref"). Says in
- * `report` what was compared. Error: INTERNAL (this machine computes wrongly: what and by how much). */
+ * `report` what was compared. Errors: INTERNAL (this machine computes wrongly: what and by how much),
+ * UNAVAILABLE (the device failed).
+ */
 #define ENGINE_CHECK_BYTES_MAX ((int64_t)512 << 20)
 int engine_model_check(struct engine_model *m, char *report, size_t report_bytes, struct status *st);
 
@@ -82,8 +91,8 @@ int engine_model_check(struct engine_model *m, char *report, size_t report_bytes
 struct engine_load {
     int requests;    /* between finish and forward */
     double queued_s; /* audio of those */
-    double rate; /* audio seconds a second of the device's busy time, smoothed; 0 before the first batch */
-    double running_s; /* audio in the batch that runs now */
+    double rate; /* audio seconds a second in which any device is busy, smoothed; 0 before the first batch */
+    double running_s; /* audio in the batches that run now */
     int requests_max; /* queue_depth */
     double queued_s_max;
 };
@@ -94,8 +103,8 @@ int engine_check_room(const struct engine *e, struct status *st);
  * in 10..30000 ms. */
 int engine_retry_after_ms(const struct engine *e);
 
-/* What this machine offers, a line each: processors, the device that would be chosen, how ffmpeg is shut in.
- */
+/* What this machine offers, a line each: processors, GPUs or why there is none, the device that would be
+ * chosen, how ffmpeg is shut in. */
 void engine_describe_machine(struct text *out);
 
 /* Order in the batcher: lower first; by deadline, then by arrival within a class. Nobody starves: for every
@@ -141,7 +150,8 @@ struct engine_window {
  * are OK, weighted by their length. */
 struct engine_result {
     enum engine_outcome outcome;
-    struct status status;                /* why, when ENGINE_ERROR; else a sentence for people, or empty */
+    struct status status;                /* why, when ENGINE_ERROR (UNAVAILABLE: the device failed); else a
+                                            sentence for people, or empty */
     double duration_s;                   /* of the audio as it came; 0 when it could not be decoded */
     const float *logits, *scores;        /* [labels]; NULL unless ENGINE_OK */
     const float *embedding;              /* [hidden]; NULL unless ENGINE_OK and wanted */
@@ -150,8 +160,8 @@ struct engine_result {
     int windows_count;
     /* The receipt. Model, digest, device and precision are those of model_get_info. */
     int batch_size;    /* clips in the largest batch that a part of this one rode in; 0: no forward was run */
-    double queue_ms;   /* from ready to the start of the (first) forward */
-    double compute_ms; /* time of the forwards it rode in */
+    double queue_ms;   /* from ready to when the device began the (first) forward */
+    double compute_ms; /* the device's time for the forwards it rode in */
     double audio_s;    /* audio that was run, in the model's rate */
 };
 
@@ -170,8 +180,8 @@ struct engine_piece {
 int engine_give(struct engine_request *r, const struct engine_piece *pieces, size_t count,
                 void (*release)(void *arg), void *arg, struct status *st);
 /* Hands the request to the engine: exactly one reply follows. Errors: RESOURCE_EXHAUSTED (queue-depth or
- * max-queued-seconds, with what waits and the limit), UNAVAILABLE (stopping); then the caller still owns it.
- * With `wait` it waits for room in the queue instead. */
+ * max-queued-seconds, with what waits and the limit), UNAVAILABLE (stopping, or the device is lost); then the
+ * caller still owns it. With `wait` it waits for room in the queue instead. */
 int engine_finish(struct engine_request *r, bool wait, struct status *st);
 void engine_cancel(struct engine_request *r); /* whoever holds it drops it; the reply says CANCELLED */
 

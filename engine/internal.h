@@ -2,7 +2,7 @@
  *
  * Threads: callers put requests into `prepare`; the prepare threads take them from there and put them into
  * the batcher or, when ffmpeg is needed, into `transcode`, whose threads put them into the batcher; the
- * worker takes items from the batcher, runs them and replies; the sweeper takes out of all three what nobody
+ * workers take items from the batcher, run them and reply; the sweeper takes out of all three what nobody
  * waits for any more. Each lock is held for a few instructions, or a walk over what waits, and none while
  * another is taken. */
 #ifndef TIMBRE_ENGINE_INTERNAL_H
@@ -17,13 +17,21 @@
 #include "engine/sweeper.h"
 #include "engine/waiting.h"
 
-enum { ENGINE_PREPARE_THREADS_MAX = 64, ENGINE_TRANSCODE_THREADS_MAX = 64, ENGINE_NAME_BYTES = 128 };
+enum {
+    ENGINE_PREPARE_THREADS_MAX = 64,
+    ENGINE_TRANSCODE_THREADS_MAX = 64,
+    ENGINE_WORKERS_MAX = BATCHER_WORKERS_MAX,
+    ENGINE_NAME_BYTES = 128,
+};
 
 struct engine_model {
     struct engine *engine;
     struct model *model;
-    struct model_worker *worker; /* run by the engine's worker thread alone */
+    /* Worker i is run by the engine's worker thread i alone, on device i % devices_count. */
+    struct model_worker *workers[ENGINE_WORKERS_MAX];
+    int workers_count;
     struct batcher_lane lane;
+    struct status lost_why; /* once lane.lost */
     char name[ENGINE_NAME_BYTES];
     char head_activation[16]; /* as at loading; "": the default */
     atomic_int open;          /* requests */
@@ -35,6 +43,11 @@ struct engine_pool { /* threads that run one function */
     int count;
 };
 
+struct engine_worker { /* what one of the worker threads is told */
+    struct engine *engine;
+    int index;
+};
+
 struct engine {
     struct engine_options options;
     struct door *door;
@@ -44,22 +57,33 @@ struct engine {
     struct counts counts;
     struct engine_pool prepare_pool, transcode_pool, worker_pool, sweeper_pool;
 
-    pthread_mutex_t lock;       /* guards the table of models */
+    struct engine_worker workers[ENGINE_WORKERS_MAX];
+
+    pthread_mutex_t lock;       /* guards the table of models, and the number of worker threads */
     pthread_cond_t closed_last; /* a model's last open request was closed */
     atomic_int unloading;       /* threads that wait for that */
     struct engine_model *models[ENGINE_MODELS_MAX];
     int models_count;      /* places taken, also by models that are being loaded */
     pthread_mutex_t check; /* one known answer at a time; held while it is found */
-
-    struct batcher_batch batch;                      /* the worker's */
-    struct model_clip clips[ENGINE_BATCH_CLIPS_MAX]; /* likewise */
 };
 
-/* The threads' functions; arg is the engine. Each ends when what it takes from is closed and empty. */
+/* The threads' functions; arg is the engine, of a worker its struct engine_worker. Each ends when what it
+ * takes from is closed and empty. */
 void *engine_prepare_main(void *arg);
 void *engine_transcode_main(void *arg);
 void *engine_worker_main(void *arg);
 void *engine_sweeper_main(void *arg);
+
+/* Starts worker threads until there are `count`; there are never fewer again, as idle ones cost nothing.
+ * Error: RESOURCE_EXHAUSTED. */
+int engine_start_workers(struct engine *e, int count, struct status *st);
+
+/* The workers of a model, for the batcher: all of them, or one alone. */
+struct batcher_workers engine_model_workers(const struct engine_model *m);
+
+/* A worker of this model found its device lost. Tells the one who wants to know, then drops what waits for
+ * any model on such a device. Any worker thread; what has been told once is not told again. */
+void engine_lose_device(struct engine_model *m, const struct status *why);
 
 /* Frees what is left of the models; the threads are gone. */
 void engine_free_models(struct engine *e);

@@ -5,17 +5,35 @@
 
 #include "engine/internal.h"
 
-static int make_worker(struct engine_model *m, struct status *st) {
+static int make_workers(struct engine_model *m, struct status *st) {
     const struct model_info *info = model_get_info(m->model);
     const double batch_s_max = m->engine->options.batch_s_max;
+    const int count = info->devices_count * info->workers_per_device;
     /* A clip is rounded up to whole frames on the tape, so the budget gets room for one more. */
     int64_t samples = (int64_t)(batch_s_max * info->sampling_rate_hz);
     samples += model_count_slot(m->model, info->min_samples);
-    if (model_worker_new(&m->worker, m->model, samples, ENGINE_BATCH_CLIPS_MAX, st)) {
-        status_prefix(st, "max-batch-seconds %g", batch_s_max);
-        return -1;
+    if (count < 1 || count > ENGINE_WORKERS_MAX)
+        return status_set(st, STATUS_RESOURCE_EXHAUSTED, "%d workers, the limit is %d", count,
+                          ENGINE_WORKERS_MAX);
+    while (m->workers_count < count) {
+        struct model_worker **w = &m->workers[m->workers_count];
+        const int device = m->workers_count % info->devices_count;
+        if (model_worker_new(w, m->model, device, samples, ENGINE_BATCH_CLIPS_MAX, st)) {
+            if (info->workers_per_device == 1)
+                return status_prefix(st, "max-batch-seconds %g", batch_s_max);
+            return status_prefix(st,
+                                 "max-batch-seconds %g, worker %d of %d (a GPU has %d, and each needs this)",
+                                 batch_s_max, m->workers_count + 1, count, info->workers_per_device);
+        }
+        m->workers_count++;
     }
-    return 0;
+    return engine_start_workers(m->engine, count, st);
+}
+
+struct batcher_workers engine_model_workers(const struct engine_model *m) {
+    const struct model_info *info = model_get_info(m->model);
+    return (struct batcher_workers){
+        .count = m->workers_count, .devices = info->devices_count, .share = info->workers_per_device > 1};
 }
 
 static int take_place(struct engine *e, struct status *st) {
@@ -49,7 +67,8 @@ static void leave_table(struct engine *e, const struct engine_model *m) {
 }
 
 static void free_model(struct engine_model *m) {
-    model_worker_del(m->worker);
+    for (int i = 0; i < m->workers_count; i++)
+        model_worker_del(m->workers[i]);
     model_del(m->model);
     free(m);
 }
@@ -68,14 +87,15 @@ int engine_model_load(struct engine_model **out, struct engine *e, const char *n
     snprintf(m->name, sizeof m->name, "%s", name);
     if (o->head_activation)
         snprintf(m->head_activation, sizeof m->head_activation, "%s", o->head_activation);
-    if (model_new(&m->model, dir, o, st) || make_worker(m, st)) {
+    if (model_new(&m->model, dir, o, st) || make_workers(m, st)) {
         leave_table(e, NULL);
         free_model(m);
         return -1;
     }
     counts_add_model(m);
     batcher_add_lane(e->batcher, &m->lane,
-                     (int64_t)(e->options.batch_s_max * model_get_info(m->model)->sampling_rate_hz));
+                     (int64_t)(e->options.batch_s_max * model_get_info(m->model)->sampling_rate_hz),
+                     engine_model_workers(m));
     enter_table(e, m);
     *out = m;
     return 0;
@@ -101,6 +121,34 @@ void engine_free_models(struct engine *e) {
     for (int i = 0; i < ENGINE_MODELS_MAX; i++)
         if (e->models[i])
             free_model(e->models[i]);
+}
+
+bool engine_model_is_lost(const struct engine_model *m) {
+    return atomic_load(&m->lane.lost);
+}
+
+/* All models on one kind of device have the same options, so that they are on the same GPUs. */
+static bool shares_device(const struct engine_model *a, const struct engine_model *b) {
+    return strcmp(model_get_info(a->model)->device, model_get_info(b->model)->device) == 0;
+}
+
+void engine_lose_device(struct engine_model *m, const struct status *why) {
+    struct engine *e = m->engine;
+    pthread_mutex_lock(&e->lock);
+    /* One that is not in the table yet is lost alone. */
+    const bool first = !atomic_load(&m->lane.lost);
+    if (first && e->options.on_lost)
+        e->options.on_lost(e->options.on_lost_arg, why);
+    for (int i = 0; first && i <= ENGINE_MODELS_MAX; i++) {
+        struct engine_model *other = i < ENGINE_MODELS_MAX ? e->models[i] : m;
+        if (other && !atomic_load(&other->lane.lost) && shares_device(m, other)) {
+            other->lost_why = *why;
+            atomic_store(&other->lane.lost, true);
+        }
+    }
+    pthread_mutex_unlock(&e->lock);
+    batcher_suspect(e->batcher);
+    sweeper_ask(e->sweeper);
 }
 
 const struct model *engine_model_get(const struct engine_model *m) {

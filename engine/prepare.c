@@ -150,7 +150,7 @@ static int check_wanted(const struct engine_request *r, struct status *st) {
         return status_set(st, STATUS_CANCELLED, "cancelled by the caller");
     if (r->options.deadline_ns && clock_now_ns() > r->options.deadline_ns)
         return status_set(st, STATUS_DEADLINE_EXCEEDED, "the deadline passed before the audio was decoded");
-    return 0;
+    return request_check_device(r->model, st);
 }
 
 enum request_next request_prepare(struct engine_request *r, bool may_ask_ffmpeg) {

@@ -97,7 +97,7 @@ int engine_finish(struct engine_request *r, bool wait, struct status *st) {
     struct engine *e = r->engine;
     const int64_t deadline_ns = r->options.deadline_ns, estimate_us = request_estimate_us(r);
     bool gone = false;
-    if (door_enter(e->door, estimate_us, wait, st))
+    if (request_check_device(r->model, st) || door_enter(e->door, estimate_us, wait, st))
         return -1;
     r->patient = wait;
     r->inside = r->arriving = true;

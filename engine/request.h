@@ -11,6 +11,7 @@
 enum { ENGINE_CLASSES = ENGINE_BULK + 1 };
 
 struct batcher_lane;
+struct engine_model;
 
 /* One forward's worth of a request: a whole clip or one window. The baton of the batcher and the worker. */
 struct engine_item {
@@ -20,7 +21,7 @@ struct engine_item {
     struct engine_window *window;
     float *logits, *scores, *embedding; /* where the results go; embedding may be NULL */
     int batch_size;
-    int64_t start_ns; /* of the forward it rode in; the same for all items of one batch */
+    int64_t start_ns; /* when the device began its forward; the same for all items of one batch */
     double compute_ms;
 };
 
@@ -72,11 +73,8 @@ static inline int64_t request_rank(int order, int64_t since_ns, int64_t now_ns) 
     return order - (now_ns - since_ns) / ((int64_t)ENGINE_AGING_MS * 1000000);
 }
 
-/* Nobody waits for it any more. */
-static inline bool request_is_dead(const struct engine_request *r, int64_t now_ns) {
-    return atomic_load(&r->cancelled) || atomic_load(&r->failed) ||
-           (r->options.deadline_ns && now_ns > r->options.deadline_ns);
-}
+/* Nobody waits for it any more, or nothing can run it. */
+bool request_is_dead(const struct engine_request *r, int64_t now_ns);
 
 /* What is to become of a request that was prepared. */
 enum request_next {
@@ -92,6 +90,9 @@ int64_t request_estimate_us(const struct engine_request *r);
 
 /* Frees the bytes that came in, or gives them back to who gave them. */
 void request_free_bytes(struct engine_request *r);
+
+/* Why nothing that is asked of a model can be run: its device is lost. Error: UNAVAILABLE. */
+int request_check_device(const struct engine_model *m, struct status *st);
 
 /* It is not among those inside any more, and not on its way to the batcher. */
 void request_leave(struct engine_request *r);

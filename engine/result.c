@@ -6,6 +6,19 @@ const char *engine_outcome_name(enum engine_outcome o) {
     return names[o];
 }
 
+bool request_is_dead(const struct engine_request *r, int64_t now_ns) {
+    return atomic_load(&r->cancelled) || atomic_load(&r->failed) || atomic_load(&r->lane->lost) ||
+           (r->options.deadline_ns && now_ns > r->options.deadline_ns);
+}
+
+int request_check_device(const struct engine_model *m, struct status *st) {
+    if (!atomic_load(&m->lane.lost))
+        return 0;
+    if (st)
+        *st = m->lost_why;
+    return -1;
+}
+
 void request_expect_less(struct engine_request *r) {
     if (r->arriving)
         batcher_expect_less(r->engine->batcher, r->lane);
@@ -92,6 +105,8 @@ static void sum_up(struct engine_request *r) {
 void request_explain_drop(const struct engine_request *r, struct status *st) {
     if (atomic_load(&r->cancelled))
         status_set(st, STATUS_CANCELLED, "cancelled by the caller");
+    else if (request_check_device(r->model, st))
+        return;
     else if (r->needs_ns)
         status_set(st, STATUS_DEADLINE_EXCEEDED,
                    "the request cannot be done before its deadline: it needs %.0f ms of the device or more",

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
-#include "engine/request.h"
+#include "engine/batcher.h"
 
 struct fifo {
     struct engine_request *first, **end; /* end: where the next is linked */
@@ -56,7 +56,7 @@ enum waiting_result waiting_put(struct waiting *w, struct engine_request *r, boo
         f->end = &r->next;
         w->count++;
         w->audio_us += r->door_us;
-        *gone = atomic_load(&r->cancelled);
+        *gone = atomic_load(&r->cancelled) || atomic_load(&r->lane->lost);
         pthread_cond_signal(&w->not_empty);
     }
     pthread_mutex_unlock(&w->lock);

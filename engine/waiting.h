@@ -17,7 +17,7 @@ void waiting_del(struct waiting *w); /* must be empty; NULL is fine */
 
 enum waiting_result { WAITING_OK, WAITING_FULL, WAITING_CLOSED };
 /* Anything but WAITING_OK: the caller keeps it. Patient requests (request.h) are never too many: the door has
- * counted them. *gone: it was cancelled already, so somebody should sweep. */
+ * counted them. *gone: nobody waits for it any more already, so somebody should sweep. */
 enum waiting_result waiting_put(struct waiting *w, struct engine_request *r, bool *gone);
 
 struct engine_request *waiting_take(struct waiting *w); /* waits; NULL: closed and empty */

@@ -1,4 +1,4 @@
-/* The worker's loop: take a batch, run it, reply. */
+/* A worker's loop: take a batch, run it, reply. */
 #include <math.h>
 
 #include "base/clock.h"
@@ -24,41 +24,58 @@ static void deliver(struct engine_item *item) {
     item->window->scores = item->scores;
 }
 
+/* A batch that failed: whatever the device says, its callers may try again. When the device is lost, whoever
+ * is to know hears of it before they do. */
+static void explain_failure(struct engine_model *m, int worker, struct status *st) {
+    const bool lost = model_worker_is_lost(m->workers[worker]);
+    st->code = STATUS_UNAVAILABLE;
+    status_prefix(st, lost ? "the device failed and is lost to this process" : "the device failed");
+    counts_fault(m, worker, lost);
+    if (lost)
+        engine_lose_device(m, st);
+}
+
 /* One forward, with everything that is counted of it. Once the first request is replied to, its model may be
  * unloaded by those who wait for that, so nothing of it is touched afterwards but through requests still
  * held. */
-static int forward(struct engine *e, struct batcher_batch *b, double *compute_ms, struct status *st) {
+static int forward(struct engine *e, int worker, struct batcher_batch *b, double *compute_ms,
+                   struct status *st) {
     struct engine_model *m = b->items[0]->request->model;
-    const int64_t start_ns = clock_now_ns();
+    struct model_clip clips[ENGINE_BATCH_CLIPS_MAX];
     int64_t samples = 0, slots = 0;
     for (int i = 0; i < b->count; i++) {
         struct engine_item *item = b->items[i];
-        item->start_ns = start_ns;
         samples += item->count;
         slots += item->slot;
-        e->clips[i] = (struct model_clip){.samples = item->samples,
-                                          .count = item->count,
-                                          .logits = item->logits,
-                                          .embedding = item->embedding};
+        clips[i] = (struct model_clip){.samples = item->samples,
+                                       .count = item->count,
+                                       .logits = item->logits,
+                                       .embedding = item->embedding};
     }
     const int64_t audio_us = samples * 1000000 / model_get_info(m->model)->sampling_rate_hz;
     door_leave(e->door, b->requests, b->door_us, true);
     door_begin_batch(e->door, audio_us);
-    counts_begin_batch(m, b, start_ns);
-    const int result = model_worker_run(m->worker, e->clips, b->count, st);
-    const int64_t busy_ns = clock_now_ns() - start_ns;
-    *compute_ms = (double)busy_ns * 1e-6;
-    door_end_batch(e->door, audio_us, busy_ns);
-    batcher_ran(e->batcher, b->lane, slots, busy_ns);
-    counts_end_batch(m, b, busy_ns);
+    /* What was lost since these were taken need not fail once more. */
+    int result = request_check_device(m, st);
+    if (result == 0 && model_worker_run(m->workers[worker], clips, b->count, st)) {
+        explain_failure(m, worker, st);
+        result = -1;
+    }
+    int64_t begin_ns;
+    const int64_t busy_ns = batcher_ran(e->batcher, worker, result ? 0 : slots, &begin_ns);
+    for (int i = 0; i < b->count; i++)
+        b->items[i]->start_ns = begin_ns;
+    *compute_ms = clock_elapsed_ms(begin_ns);
+    door_end_batch(e->door, audio_us, result == 0);
+    counts_batch(m, worker, b, begin_ns, busy_ns);
     return result;
 }
 
-static void run(struct engine *e, struct batcher_batch *b) {
+static void run(struct engine *e, int worker, struct batcher_batch *b) {
     struct status st = {0};
     struct request_wake wake = {0};
     double compute_ms;
-    const int result = forward(e, b, &compute_ms, &st);
+    const int result = forward(e, worker, b, &compute_ms, &st);
     for (int i = 0; i < b->count; i++) {
         struct engine_item *item = b->items[i];
         struct engine_request *r = item->request;
@@ -77,11 +94,13 @@ static void run(struct engine *e, struct batcher_batch *b) {
 }
 
 void *engine_worker_main(void *arg) {
-    struct engine *e = arg;
-    while (batcher_take(e->batcher, ENGINE_BATCH_CLIPS_MAX, &e->batch)) {
-        sweeper_drop_batched(e, e->batch.dead);
-        if (e->batch.count)
-            run(e, &e->batch);
+    const struct engine_worker *w = arg;
+    struct engine *e = w->engine;
+    struct batcher_batch batch;
+    while (batcher_take(e->batcher, w->index, ENGINE_BATCH_CLIPS_MAX, &batch)) {
+        sweeper_drop_batched(e, batch.dead);
+        if (batch.count)
+            run(e, w->index, &batch);
     }
     return NULL;
 }

@@ -32,16 +32,23 @@ bool admit_call(struct call *c, struct status *st, struct failure *f) {
         *f = (struct failure){.reason = "TOO_MANY_CALLS", .limit = "max-calls", .retry_after_ms = 1000};
         return false;
     }
+    if (c->method->is_upload && atomic_load(&s->device_lost)) {
+        *st = s->lost_why;
+        f->reason = "DEVICE_FAILED";
+        return false;
+    }
     if (c->method->is_upload && engine_check_room(s->engine, st)) {
-        *f = failure_of_queue(s, st);
+        *f = failure_of_engine(s, st);
         return false;
     }
     return true;
 }
 
 /* The engine's messages begin with the limit's name. */
-struct failure failure_of_queue(struct server *s, const struct status *st) {
+struct failure failure_of_engine(struct server *s, const struct status *st) {
     static const char *const limits[] = {"queue-depth", "max-queued-seconds"};
+    if (st->code == STATUS_UNAVAILABLE)
+        return (struct failure){.reason = "DEVICE_FAILED"};
     if (st->code == STATUS_RESOURCE_EXHAUSTED)
         for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
             if (strncmp(st->message, limits[i], strlen(limits[i])) == 0)
@@ -49,4 +56,10 @@ struct failure failure_of_queue(struct server *s, const struct status *st) {
                                         .limit = limits[i],
                                         .retry_after_ms = engine_retry_after_ms(s->engine)};
     return (struct failure){0};
+}
+
+struct failure failure_of_finish(struct server *s, const struct engine_model *m, const struct status *st) {
+    if (st->code == STATUS_RESOURCE_EXHAUSTED || engine_model_is_lost(m))
+        return failure_of_engine(s, st);
+    return (struct failure){.reason = "STOPPING"};
 }

@@ -88,8 +88,7 @@ static void submit(struct inference_item *i, struct call *c, const struct infere
     } else if (call_finish_request(c, r, &i->status) == 0) {
         return;
     } else {
-        f = i->status.code == STATUS_RESOURCE_EXHAUSTED ? failure_of_queue(s, &i->status)
-                                                        : (struct failure){.reason = "STOPPING"};
+        f = failure_of_finish(s, i->model, &i->status);
     }
     call_drop_request(c, r);
     repository_count_failure(s->repository, i->model, i->status.code, clock_now_ns() - i->begin_ns);
@@ -150,7 +149,7 @@ void inference_item_finish(struct inference_item *i, struct call *c, struct engi
     if (result->outcome != ENGINE_ERROR)
         return;
     i->status = result->status;
-    i->failure = failure_of_queue(call_get_server(c), &i->status);
+    i->failure = failure_of_engine(call_get_server(c), &i->status);
     if (i->status.code == STATUS_INVALID_ARGUMENT)
         i->failure = (struct failure){.reason = "BAD_AUDIO", .field = "inputs.AUDIO"};
 }

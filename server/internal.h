@@ -42,9 +42,11 @@ struct server {
     pthread_t loop;
     bool loop_started;
     _Atomic enum server_phase phase;
-    atomic_bool has_model;  /* one is ready, as the loop last looked */
-    atomic_bool cancel_all; /* drain-timeout-ms is over: what still runs is cancelled */
-    atomic_int running;     /* calls that are open, as the loop last counted them */
+    atomic_bool has_model;   /* one is ready, as the loop last looked */
+    atomic_bool device_lost; /* a GPU, and not yet made up for; health says NOT_SERVING */
+    struct status lost_why;  /* while device_lost */
+    atomic_bool cancel_all;  /* drain-timeout-ms is over: what still runs is cancelled */
+    atomic_int running;      /* calls that are open, as the loop last counted them */
 
     /* The completion-queue thread's own. */
     struct call *calls; /* all that are not CALL_WAITING, a list */
@@ -54,6 +56,7 @@ struct server {
     bool shut_down; /* grpc_server_shutdown_and_notify was called */
     bool shut_down_done, cancelled_all;
     enum server_phase phase_seen;
+    bool lost_seen;
     struct health *health;
 };
 
@@ -66,8 +69,11 @@ void *loop_main(void *arg);
 /* Takes over what the repository has finished, and tells health, readiness and metrics. */
 void loop_update_models(struct server *s);
 
-/* What a caller is told whom the engine's queue had no room for; all zero when `st` says something else. */
-struct failure failure_of_queue(struct server *s, const struct status *st);
+/* What a caller is told whom the engine's queue had no room for, or whose batch failed with its device; all
+ * zero when `st` says something else. */
+struct failure failure_of_engine(struct server *s, const struct status *st);
+/* Likewise when engine_finish refused a request for `m`. */
+struct failure failure_of_finish(struct server *s, const struct engine_model *m, const struct status *st);
 
 /* The methods of every service, ended by one whose path is NULL. methods.c joins them. */
 extern const struct method timbre_methods[], inference_methods[], health_methods[], reflection_methods[];
@@ -83,8 +89,8 @@ void health_del(struct health *h);
 void health_update(struct health *h);      /* after the phase or the models changed: tells the watchers */
 void health_end_watches(struct health *h); /* at drain: ends every Watch */
 
-/* Both on the completion-queue thread: whether a model is ready; whether the server also is serving, and not
- * yet a lame duck. */
+/* Both on the completion-queue thread: whether a model is ready; whether the server also is serving, not yet
+ * a lame duck, and has its devices. */
 bool server_has_model(const struct server *s);
 bool server_is_ready(const struct server *s);
 

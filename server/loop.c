@@ -62,9 +62,22 @@ static void follow_phase(struct server *s) {
     }
 }
 
+/* What runs, by the first model that is ready. */
+static void tell_build(struct server *s) {
+    for (int i = 0; i < repository_count(s->repository); i++) {
+        const struct repository_entry *e = repository_at(s->repository, i);
+        if (e->state != REPOSITORY_READY)
+            continue;
+        const struct model_info *info = model_get_info(engine_model_get(e->model));
+        telemetry_set_build(s->telemetry, TIMBRE_VERSION, info->device, info->precision);
+        return;
+    }
+}
+
 /* Tells everyone who wants to know which models there are. */
 static void tell_models(struct server *s) {
     atomic_store(&s->has_model, server_has_model(s));
+    tell_build(s);
     for (int i = 0; i < repository_count(s->repository); i++) {
         const struct repository_entry *e = repository_at(s->repository, i);
         telemetry_set_model(s->telemetry, e->name, e->version, (int)e->state);
@@ -77,9 +90,27 @@ void loop_update_models(struct server *s) {
         tell_models(s);
 }
 
+/* A GPU was lost. This is looked at before every event, so that health has changed before any caller hears of
+ * it from an answer. */
+static void follow_device(struct server *s) {
+    if (!atomic_load(&s->device_lost) || s->lost_seen)
+        return;
+    if (s->options->on_gpu_fault == SERVER_GPU_FAULT_EXIT) {
+        s->lost_seen = true; /* main ends the program */
+        health_update(s->health);
+        return;
+    }
+    log_write(LOG_WARN, "server", "%s; the models are loaded anew, on the CPU (on-gpu-fault)",
+              s->lost_why.message);
+    repository_move_to_cpu(s->repository);
+    tell_models(s);
+    atomic_store(&s->device_lost, false); /* none is ready from here on until it is loaded */
+}
+
 static void tick(struct server *s) {
     const int64_t now_ns = clock_now_ns();
     follow_phase(s);
+    follow_device(s);
     loop_update_models(s);
     health_update(s->health); /* watchers that had not read the last state yet */
     telemetry_set_ready(s->telemetry, server_is_ready(s));
@@ -109,6 +140,7 @@ void *loop_main(void *arg) {
         if (ev.type == GRPC_OP_COMPLETE) {
             struct tag *t = ev.tag;
             __tsan_acquire(t);
+            follow_device(s);
             if (t == &shut_down_tag)
                 s->shut_down_done = true;
             else

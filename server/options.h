@@ -20,6 +20,7 @@ struct server_model_option {
     const char *name; /* NULL: called by its folder's name */
     const char *dir;
 };
+enum server_gpu_fault { SERVER_GPU_FAULT_EXIT, SERVER_GPU_FAULT_CPU };
 enum server_access_log { SERVER_ACCESS_OFF, SERVER_ACCESS_ERRORS, SERVER_ACCESS_ALL };
 
 struct server_options {
@@ -36,9 +37,11 @@ struct server_options {
 
     /* The engine: max-batch-seconds, batch-delay-us, queue-depth, max-queued-seconds, prepare-threads,
      * transcode-threads, silence-dbfs (off = never), max-file-bytes is max-message-bytes here, max-duration,
-     * decode-timeout-ms, ffmpeg-bin (also FFMPEG_BIN); device, precision, threads, no-pin. */
+     * decode-timeout-ms, ffmpeg-bin (also FFMPEG_BIN); device, precision, threads, no-pin, devices,
+     * cuda-conv, cuda-attention, cuda-graphs, gpu-memory-limit. */
     struct engine_options engine;
     struct model_options model;
+    enum server_gpu_fault on_gpu_fault; /* on-gpu-fault exit|cpu: what becomes of it when a GPU is lost */
 
     /* Limits of the server. */
     int64_t message_bytes_max; /* max-message-bytes; default 64 MiB */

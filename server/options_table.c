@@ -50,6 +50,20 @@ const struct option_row option_rows[] = {
     {OPTION_SWITCH_OFF, "no-pin", NULL, AT(model.pin),
      .help = "leave those threads to the scheduler instead of keeping each on its processor"},
 
+    {OPTION_GROUP, "GPUs", .help = ""},
+    {OPTION_TEXT, "devices", "LIST", AT(model.devices), .initial_text = "0",
+     .help = "the GPUs that serve: all, or indexes such as 0,1 among those that this process may see"},
+    {OPTION_WORD, "cuda-conv", "NAME", AT(model.cuda_conv), .initial_text = "auto", .words = "auto cudnn gemm",
+     .help = "how convolutions are computed: auto, cudnn, gemm"},
+    {OPTION_WORD, "cuda-attention", "NAME", AT(model.cuda_attention), .initial_text = "auto",
+     .words = "auto fused cublas", .help = "how attention is computed: auto, fused, cublas"},
+    {OPTION_CHOICE, "cuda-graphs", "yes|no", WHOLE(model.cuda_eager), .initial_text = "yes", .words = "yes no",
+     .help = "no: start faster, run small batches slower, with the same bits"},
+    {OPTION_BYTES, "gpu-memory-limit", "N", WHOLE(model.gpu_memory_max_bytes), 0, 1LL << 45, 0,
+     .help = "of each GPU's memory, for all models together; 0: all there is"},
+    {OPTION_CHOICE, "on-gpu-fault", "NAME", WHOLE(on_gpu_fault), .initial_text = "exit", .words = "exit cpu",
+     .help = "when a GPU is lost: exit with status 1, to be started anew, or cpu: go on there"},
+
     {OPTION_GROUP, "Batches and queues", .help = ""},
     {OPTION_NUMBER, "max-batch-seconds", "S", AT(engine.batch_s_max),
      .lo = ENGINE_WHOLE_S_MAX, .hi = 100000, .initial = ENGINE_BATCH_S_MAX_DEFAULT,
@@ -283,6 +297,7 @@ void option_print_help(FILE *to) {
           "or g\n"
           "behind the number. TIMBRE_CPU = avx512, avx2 or portable forces a code path.\n"
           "\n"
-          "Exit status: 0 after SIGTERM, 3 could not start: also when an option is wrong.\n",
+          "Exit status: 0 after SIGTERM, 1 a GPU was lost, 3 could not start: also when an option is "
+          "wrong.\n",
           to);
 }

@@ -138,9 +138,7 @@ static void submit(struct call *c, struct wire_message *in, const struct wire_fi
     }
     in->buffer = NULL;
     if (call_finish_request(c, r, &st)) {
-        struct failure f = {.reason = "STOPPING"};
-        if (st.code == STATUS_RESOURCE_EXHAUSTED)
-            f = failure_of_queue(call_get_server(c), &st);
+        const struct failure f = failure_of_finish(call_get_server(c), o->model, &st);
         call_drop_request(c, r);
         repository_count_failure(call_get_server(c)->repository, o->model, st.code,
                                  clock_now_ns() - call_get_begin_ns(c));
@@ -177,7 +175,7 @@ static void predict_answer(struct call *c, struct engine_request *r, void *user)
     repository_count_answer(call_get_server(c)->repository, p->model, result,
                             clock_now_ns() - call_get_begin_ns(c));
     if (result->outcome == ENGINE_ERROR) {
-        struct failure f = failure_of_queue(call_get_server(c), &result->status);
+        struct failure f = failure_of_engine(call_get_server(c), &result->status);
         if (result->status.code == STATUS_INVALID_ARGUMENT)
             f = (struct failure){.reason = "BAD_AUDIO", .field = "audio"};
         call_fail(c, &result->status, &f);

@@ -1,64 +1,13 @@
 /* The table of models, and two threads that load and unload: one for each, so that an unload which waits for
  * long requests does not hold up a load. A job goes from the completion-queue thread to one of them and comes
  * back through `finished`; the table itself is the completion-queue thread's alone. */
-#include "server/repository.h"
-
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/queue.h"
-#include "server/folder.h"
-
-/* A row of the table. */
-struct slot {
-    struct repository_entry entry;
-    struct engine_model *counted; /* whose answers count here: the entry's model, while it is unloaded too */
-    double executions;            /* each answer is its share of a batch */
-};
-
-enum job_kind {
-    JOB_LOAD,   /* load, then to the completion-queue thread */
-    JOB_RETIRE, /* a load whose models are served: unload those they replaced */
-    JOB_UNLOAD,
-};
-
-struct job {
-    enum job_kind kind; /* changed by the completion-queue thread alone */
-    char name[REPOSITORY_NAME_BYTES], dir[FOLDER_DIR_BYTES];
-    struct slot *loaded[REPOSITORY_VERSIONS_MAX]; /* rows to be */
-    int loaded_count;
-    struct engine_model *leaving[REPOSITORY_VERSIONS_MAX]; /* to be unloaded */
-    int leaving_count;
-    struct status status;
-    void (*done)(void *arg, const struct status *st); /* NULL: nobody waits */
-    void *arg;
-};
-
-struct repository {
-    struct engine *engine;
-    const struct server_options *options;
-    struct folder_model sources[SERVER_MODELS_MAX]; /* those of --model; others are in the models-dir */
-    int sources_count;
-    char first[REPOSITORY_NAME_BYTES];
-    /* Room for what is there, and for what jobs bring. */
-    struct slot *slots[REPOSITORY_ENTRIES_MAX + REPOSITORY_JOBS_MAX * REPOSITORY_VERSIONS_MAX];
-    int slots_count;
-    struct job *jobs[REPOSITORY_JOBS_MAX]; /* all there are; NULL: free */
-    struct lane {
-        struct repository *repository;
-        struct queue *queue;
-        pthread_t thread;
-        bool started;
-    } load, unload;
-    struct queue *finished;
-    atomic_bool stopping;
-};
+#include "server/repository_internal.h"
 
 const char *repository_state_name(enum repository_state s) {
     static const char *const names[] = {"LOADING", "READY", "UNLOADING", "UNAVAILABLE"};
@@ -205,9 +154,14 @@ static void log_loaded(const char *name, const char *version, const struct engin
 static int load_version(struct repository *r, struct job *j, const struct folder_version *v,
                         struct status *st) {
     struct engine_model *m;
+    struct model_options o = r->options->model;
     char report[256] = "";
     const int64_t begin_ns = clock_now_ns();
-    if (engine_model_load(&m, r->engine, j->name, v->dir, &r->options->model, st))
+    if (atomic_load(&r->on_cpu)) {
+        o.device = "cpu";
+        o.precision = "auto"; /* the GPU's may be none of the CPU's */
+    }
+    if (engine_model_load(&m, r->engine, j->name, v->dir, &o, st))
         return status_prefix(st, "model %s version %s", j->name, v->version);
     if (engine_model_check(m, report, sizeof report, st)) {
         engine_model_unload(m);
@@ -361,25 +315,13 @@ static bool take_over(struct repository *r, struct job *j) {
         set_state(r, j->name, REPOSITORY_UNLOADING, REPOSITORY_UNAVAILABLE, "unloaded");
     if (j->kind != JOB_LOAD)
         return false;
-    if (j->status.code != STATUS_OK) {
+    if (j->status.code != STATUS_OK)
         give_up_load(r, j);
-        return false;
-    }
-    swap_in(r, j);
+    else
+        swap_in(r, j);
     j->kind = JOB_RETIRE;
     j->done = NULL;
     return j->leaving_count > 0 && queue_try_put(r->unload.queue, j);
-}
-
-bool repository_update(struct repository *r) {
-    struct job *j;
-    bool changed = false;
-    while ((j = queue_take_until(r->finished, 0))) {
-        changed = changed || j->kind != JOB_RETIRE;
-        if (!take_over(r, j))
-            free_job(r, j);
-    }
-    return changed;
 }
 
 /* The folder of a name: that of --model, else one in the models-dir. */
@@ -396,6 +338,68 @@ static int find_dir(const struct repository *r, const char *name, char dir[FOLDE
         return status_set(st, STATUS_INVALID_ARGUMENT, "model %s: a path of more than %d bytes", name,
                           FOLDER_DIR_BYTES - 1);
     return 0;
+}
+
+/* Loads a name anew whose models are lost. False: there is no room for a job now. */
+static bool begin_move(struct repository *r, const char *name) {
+    char dir[FOLDER_DIR_BYTES];
+    struct status st;
+    if (find_dir(r, name, dir, &st)) {
+        set_state(r, name, REPOSITORY_LOADING, REPOSITORY_UNAVAILABLE, st.message);
+        return true;
+    }
+    struct job *j = add_job(r, JOB_LOAD, name, NULL);
+    if (!j)
+        return false;
+    memcpy(j->dir, dir, sizeof j->dir);
+    for (int i = 0; i < r->slots_count; i++) {
+        struct slot *s = r->slots[i];
+        if (s->lost && strcmp(s->entry.name, name) == 0) {
+            j->leaving[j->leaving_count++] = s->lost;
+            s->lost = NULL;
+        }
+    }
+    set_state(r, name, REPOSITORY_UNAVAILABLE, REPOSITORY_LOADING, "");
+    queue_try_put(r->load.queue, j);
+    return true;
+}
+
+/* Models on devices that are lost are not served any more, and loaded anew as there is room for jobs. True:
+ * the table changed. */
+static bool move_lost(struct repository *r) {
+    bool changed = false;
+    for (int i = 0; i < r->slots_count; i++) {
+        struct slot *s = r->slots[i];
+        if (s->entry.state != REPOSITORY_READY || !engine_model_is_lost(s->entry.model))
+            continue;
+        s->lost = s->entry.model;
+        s->entry.model = NULL;
+        s->entry.state = REPOSITORY_LOADING;
+        changed = true;
+    }
+    for (int i = 0; i < r->slots_count; i++)
+        if (r->slots[i]->lost && !find_load(r, r->slots[i]->entry.name) &&
+            !begin_move(r, r->slots[i]->entry.name))
+            break;
+    return changed;
+}
+
+void repository_move_to_cpu(struct repository *r) {
+    atomic_store(&r->on_cpu, true);
+    (void)repository_update(r);
+}
+
+bool repository_update(struct repository *r) {
+    struct job *j;
+    bool changed = false;
+    while ((j = queue_take_until(r->finished, 0))) {
+        changed = changed || j->kind != JOB_RETIRE;
+        if (!take_over(r, j))
+            free_job(r, j);
+    }
+    if (atomic_load(&r->on_cpu) && !atomic_load(&r->stopping))
+        changed = move_lost(r) || changed;
+    return changed;
 }
 
 int repository_load(struct repository *r, const char *name, void (*done)(void *arg, const struct status *st),
@@ -513,57 +517,9 @@ void repository_del(struct repository *r) {
         repository_update(r);
     queue_del(r->finished);
     for (int i = 0; i < r->slots_count; i++) {
+        engine_model_unload(r->slots[i]->lost);
         engine_model_unload(r->slots[i]->entry.model);
         free(r->slots[i]);
     }
     free(r);
-}
-
-/* ---- statistics ---- */
-
-static struct slot *find_counted(struct repository *r, const struct engine_model *m) {
-    for (int i = 0; i < r->slots_count; i++)
-        if (r->slots[i]->counted == m)
-            return r->slots[i];
-    return NULL;
-}
-
-void repository_count_failure(struct repository *r, const struct engine_model *m, enum status_code code,
-                              int64_t took_ns) {
-    struct slot *s = find_counted(r, m);
-    if (!s)
-        return;
-    struct repository_statistics *n = &s->entry.statistics;
-    if (code == STATUS_CANCELLED || code == STATUS_DEADLINE_EXCEEDED) {
-        n->cancel_count++;
-        n->cancel_ns += (uint64_t)took_ns;
-    } else {
-        n->fail_count++;
-        n->fail_ns += (uint64_t)took_ns;
-    }
-}
-
-void repository_count_answer(struct repository *r, const struct engine_model *m,
-                             const struct engine_result *result, int64_t took_ns) {
-    struct slot *s = find_counted(r, m);
-    struct timespec now;
-    if (result->outcome == ENGINE_ERROR) {
-        repository_count_failure(r, m, result->status.code, took_ns);
-        return;
-    }
-    if (!s)
-        return;
-    struct repository_statistics *n = &s->entry.statistics;
-    clock_gettime(CLOCK_REALTIME, &now);
-    n->success_count++;
-    n->success_ns += (uint64_t)took_ns;
-    n->queue_ns += (uint64_t)(result->queue_ms * 1e6);
-    n->compute_ns += (uint64_t)(result->compute_ms * 1e6);
-    n->last_inference_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-    if (result->batch_size > 0) {
-        n->inference_count++;
-        s->executions += 1.0 / result->batch_size;
-        n->execution_count =
-            (uint64_t)(s->executions + 0.999); /* a batch that has begun to be counted is one */
-    }
 }

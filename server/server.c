@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/random.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <grpc/grpc.h>
 #include <grpc/support/log.h>
@@ -15,7 +16,10 @@
 #include "base/log.h"
 #include "server/internal.h"
 
-enum { EXIT_NOT_STARTED = 3, STOP_POLL_MS = 20, GRPC_STOP_MS_MAX = 1000 };
+enum { EXIT_DEVICE_LOST = 1, EXIT_NOT_STARTED = 3, STOP_POLL_MS = 20, GRPC_STOP_MS_MAX = 1000 };
+
+/* Once a GPU is lost: how long answers that say so have to get out. */
+enum { ABANDON_MS_MIN = 3 * SERVER_TICK_MS, ABANDON_MS_MAX = 1000 };
 
 bool server_has_model(const struct server *s) {
     for (int i = 0; i < repository_count(s->repository); i++)
@@ -25,7 +29,7 @@ bool server_has_model(const struct server *s) {
 }
 
 bool server_is_ready(const struct server *s) {
-    return atomic_load(&s->phase) == SERVER_SERVING && server_has_model(s);
+    return atomic_load(&s->phase) == SERVER_SERVING && server_has_model(s) && !atomic_load(&s->device_lost);
 }
 
 static const char *why_not_ready(void *arg) {
@@ -36,6 +40,8 @@ static const char *why_not_ready(void *arg) {
                                         [SERVER_STOPPED] = "stopped"};
     const struct server *s = arg;
     const enum server_phase phase = atomic_load(&s->phase);
+    if (phase == SERVER_SERVING && atomic_load(&s->device_lost))
+        return "a GPU is lost";
     return phase == SERVER_SERVING && !atomic_load(&s->has_model) ? "no model is loaded" : words[phase];
 }
 
@@ -69,9 +75,22 @@ static int start_telemetry(struct server *s, struct status *st) {
     return telemetry_new(&s->telemetry, s->metrics, names, count, st);
 }
 
+/* On a thread of the engine, which holds its callers back until this returns. What follows is done by the
+ * completion-queue thread (loop.c), or by main, which the signal wakes. */
+static void note_lost(void *arg, const struct status *why) {
+    struct server *s = arg;
+    if (atomic_load(&s->device_lost))
+        return;
+    s->lost_why = *why;
+    atomic_store(&s->device_lost, true);
+    kill(getpid(), SIGHUP);
+}
+
 static int start_engine(struct server *s, struct status *st) {
     struct engine_options o = s->options->engine;
     o.metrics = s->metrics;
+    o.on_lost = note_lost;
+    o.on_lost_arg = s;
     if (engine_new(&s->engine, &o, st))
         return -1;
     if (repository_new(&s->repository, s->engine, s->options, st))
@@ -79,6 +98,8 @@ static int start_engine(struct server *s, struct status *st) {
     if (repository_count(s->repository) > 0 && repository_at(s->repository, 0)->model) {
         const struct model_info *i = model_get_info(engine_model_get(repository_at(s->repository, 0)->model));
         telemetry_set_build(s->telemetry, TIMBRE_VERSION, i->device, i->precision);
+        if (i->device_note[0])
+            log_write(LOG_INFO, "server", "serving on the CPU (%s): %s", i->device, i->device_note);
     }
     return 0;
 }
@@ -119,27 +140,50 @@ static void poll_tls(struct server *s) {
     telemetry_set_tls_expiry(s->telemetry, tls_get_expiry_s(s->tls));
 }
 
-/* Waits `wait_ms` for SIGTERM or SIGINT; looks after files meanwhile. True: a signal came. */
-static bool wait_for_signal(struct server *s, const sigset_t *set, int64_t wait_ms) {
-    const int64_t until_ns = clock_now_ns() + wait_ms * 1000000;
-    for (;;) {
-        int64_t left_ns = until_ns - clock_now_ns();
-        if (left_ns <= 0)
-            return false;
-        int64_t step_ns = left_ns < 1000000000 ? left_ns : 1000000000;
-        const struct timespec step = {.tv_sec = step_ns / 1000000000, .tv_nsec = step_ns % 1000000000};
-        int signal_number = sigtimedwait(set, NULL, &step);
-        if (signal_number == SIGTERM || signal_number == SIGINT)
-            return true;
-        if (s->auth)
-            auth_poll(s->auth);
-        poll_tls(s);
-    }
+/* Waits so long, at most a second, for any signal, then looks after files. True: SIGTERM or SIGINT. */
+static bool wait_a_step(struct server *s, const sigset_t *set, int64_t left_ns) {
+    const int64_t step_ns = left_ns < 1000000000 ? left_ns : 1000000000;
+    const struct timespec step = {.tv_sec = step_ns / 1000000000, .tv_nsec = step_ns % 1000000000};
+    const int signal_number = sigtimedwait(set, NULL, &step);
+    if (signal_number == SIGTERM || signal_number == SIGINT)
+        return true;
+    if (s->auth)
+        auth_poll(s->auth);
+    poll_tls(s);
+    return false;
 }
 
-static void serve(struct server *s, const sigset_t *set) {
-    while (!wait_for_signal(s, set, INT32_MAX))
-        ;
+/* Waits `wait_ms` for SIGTERM or SIGINT. True: a signal came. */
+static bool wait_for_signal(struct server *s, const sigset_t *set, int64_t wait_ms) {
+    const int64_t until_ns = clock_now_ns() + wait_ms * 1000000;
+    for (int64_t left_ns; (left_ns = until_ns - clock_now_ns()) > 0;)
+        if (wait_a_step(s, set, left_ns))
+            return true;
+    return false;
+}
+
+/* Until a signal comes (true), or a GPU is lost that is not made up for. */
+static bool serve(struct server *s, const sigset_t *set) {
+    while (!wait_a_step(s, set, INT64_MAX))
+        if (s->options->on_gpu_fault == SERVER_GPU_FAULT_EXIT && atomic_load(&s->device_lost))
+            return false;
+    return true;
+}
+
+/* A GPU is lost, and nothing can be computed: whoever waits is told so, then the program ends, to be started
+ * anew. Nothing is freed, as the driver may not answer any more. */
+static void abandon(struct server *s) {
+    const struct timespec tick = {.tv_nsec = SERVER_TICK_MS * 1000000};
+    log_write(LOG_ERROR, "server", "%s; ending with status %d, to be started anew (on-gpu-fault)",
+              s->lost_why.message, EXIT_DEVICE_LOST);
+    atomic_store(&s->phase, SERVER_DRAINING);
+    for (int ms = 0; ms < ABANDON_MS_MAX; ms += SERVER_TICK_MS) {
+        if (ms >= ABANDON_MS_MIN && atomic_load(&s->running) == 0)
+            break;
+        nanosleep(&tick, NULL);
+    }
+    log_stop();
+    _exit(EXIT_DEVICE_LOST);
 }
 
 /* From the first SIGTERM to the last call. True: a second signal asked to end at once. */
@@ -235,7 +279,8 @@ static int run(const struct server_options *o) {
         atomic_store(&s.has_model, true);
         atomic_store(&s.phase, SERVER_SERVING);
         tell_ready(&s);
-        serve(&s, &signals);
+        if (!serve(&s, &signals))
+            abandon(&s);
         at_once = drain(&s, &signals);
     }
     if (at_once) { /* whatever still runs is lost; that was asked for */

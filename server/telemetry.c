@@ -44,7 +44,7 @@ struct telemetry {
     struct metrics *metrics;
     struct metrics_family *requests, *seconds, *model_state;
     struct metrics_series *refused[REFUSALS];
-    struct metrics_series *received, *ready, *log_dropped, *tls_expiry;
+    struct metrics_series *received, *ready, *log_dropped, *tls_expiry, *build;
     struct metrics_series *resident, *open_fds, *max_fds, *cpu;
     int methods_count;
     struct method_series methods[]; /* [methods_count + 1], the last one for what is unknown */
@@ -264,11 +264,16 @@ void telemetry_set_ready(struct telemetry *t, bool ready) {
 
 void telemetry_set_build(struct telemetry *t, const char *version, const char *device,
                          const char *precision) {
-    if (t)
-        metrics_set(metrics_get(add(t->metrics, METRICS_GAUGE, "timbre_build_info",
-                                    "1; what runs, as labels.", "version,device,precision"),
-                                version, device, precision),
-                    1);
+    if (!t)
+        return;
+    struct metrics_series *build =
+        metrics_get(add(t->metrics, METRICS_GAUGE, "timbre_build_info",
+                        "1 for what runs, as labels; 0 for what did.", "version,device,precision"),
+                    version, device, precision);
+    if (build != t->build)
+        metrics_set(t->build, 0);
+    metrics_set(build, 1);
+    t->build = build;
 }
 
 void telemetry_set_model(struct telemetry *t, const char *model, const char *version, int state) {

@@ -31,7 +31,7 @@ void telemetry_count_refused(struct telemetry *t, const char *reason);
 void telemetry_count_received(struct telemetry *t, size_t bytes); /* of messages, as they came */
 
 void telemetry_set_ready(struct telemetry *t, bool ready); /* serving, with a model */
-/* What runs: shown once, as labels. */
+/* What runs, as labels. One thread at a time. */
 void telemetry_set_build(struct telemetry *t, const char *version, const char *device, const char *precision);
 /* `state`: one of enum repository_state, -1 when it is gone. Takes a lock. */
 void telemetry_set_model(struct telemetry *t, const char *model, const char *version, int state);

@@ -220,11 +220,11 @@ static void test_check_is_not_held_up(void **state) {
     pthread_join(asking, NULL);
 }
 
-static void expect_wrong(struct engine_model *m, const char *part) {
+static void expect_wrong(struct engine_model *m, enum status_code code, const char *part) {
     char report[300];
     struct status st = {0};
     assert_int_equal(engine_model_check(m, report, sizeof report, &st), -1);
-    assert_int_equal(st.code, STATUS_INTERNAL);
+    assert_int_equal(st.code, code);
     if (!strstr(st.message, part))
         fail_msg("%s", st.message);
 }
@@ -233,13 +233,13 @@ static void test_check_finds_wrong_machines(void **state) {
     struct engine_model *m = bed_load(engine, "base");
     (void)state;
     device = WRONG_IN_COMPANY;
-    expect_wrong(m, "between others");
+    expect_wrong(m, STATUS_INTERNAL, "between others");
     device = WRONG_FOR_ALL;
-    expect_wrong(m, "by the naive kernels");
+    expect_wrong(m, STATUS_INTERNAL, "by the naive kernels");
     device = NOT_FINITE;
-    expect_wrong(m, "not finite");
+    expect_wrong(m, STATUS_INTERNAL, "not finite");
     device = BROKEN;
-    expect_wrong(m, "the device fell over");
+    expect_wrong(m, STATUS_UNAVAILABLE, "the device fell over");
     device = RIGHT;
     char report[300];
     assert_int_equal(engine_model_check(m, report, sizeof report, NULL), 0);
@@ -257,8 +257,8 @@ static void test_a_broken_batch(void **state) {
     atomic_store(&runs, 0);
     bed_send(&o, BED_NOISE_SAMPLES);
     struct engine_request *r = queue_take(replies);
-    assert_int_equal(engine_get_result(r)->status.code, STATUS_INTERNAL);
-    assert_string_equal(engine_get_result(r)->status.message, "the device fell over");
+    assert_int_equal(engine_get_result(r)->status.code, STATUS_UNAVAILABLE);
+    assert_string_equal(engine_get_result(r)->status.message, "the device failed: the device fell over");
     engine_close(r);
     assert_int_equal(atomic_load(&runs), 1);
     device = RIGHT;

@@ -504,7 +504,7 @@ static void test_metrics(void **state) {
     /* 1000 samples take four steps of 320: 280 are wasted, three times; 16000 waste nothing */
     const double waste_s = read_metric(m, "\ntimbre_padding_waste_seconds_total{model=\"base\"} ");
     assert_true(waste_s > 0.05249 && waste_s < 0.05251);
-    assert_true(read_metric(m, "\ntimbre_device_busy_seconds_total ") > 0);
+    assert_true(read_metric(m, "\ntimbre_device_busy_seconds_total{device=\"0\"} ") > 0);
     assert_true(read_metric(m, "\ntimbre_queue_seconds_count{model=\"base\"} ") == 4);
     assert_true(read_metric(m, "\ntimbre_compute_seconds_count{model=\"base\"} ") >= 2);
     assert_true(read_metric(m, "\ntimbre_batch_clips_sum{model=\"base\"} ") == 4);

@@ -9,10 +9,11 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "engine/request.h"
+#include "engine/batcher.h"
 #include "engine/waiting.h"
 
 static struct waiting *list;
+static struct batcher_lane lane;
 static struct engine_request requests[8];
 
 static int setup(void **state) {
@@ -31,6 +32,7 @@ static int teardown(void **state) {
 static enum waiting_result put(int i, enum engine_class order, int64_t audio_us) {
     bool gone = false;
     requests[i].options.order = order;
+    requests[i].lane = &lane;
     requests[i].door_us = audio_us;
     enum waiting_result result = waiting_put(list, &requests[i], &gone);
     assert_int_equal(gone, atomic_load(&requests[i].cancelled));

@@ -43,6 +43,12 @@ static void test_defaults(void **state) {
     assert_int_equal(o->model.threads, 0);
     assert_true(o->model.pin);
     assert_null(o->model.labels_path);
+    assert_string_equal(o->model.devices, "0");
+    assert_string_equal(o->model.cuda_conv, "auto");
+    assert_string_equal(o->model.cuda_attention, "auto");
+    assert_false(o->model.cuda_eager);
+    assert_int_equal(o->model.gpu_memory_max_bytes, 0);
+    assert_int_equal(o->on_gpu_fault, SERVER_GPU_FAULT_EXIT);
     assert_int_equal(o->message_bytes_max, 64 << 20);
     assert_int_equal(o->receive_bytes_max, 1 << 30);
     assert_int_equal(o->calls_max, 4096);
@@ -248,6 +254,28 @@ static void test_bytes(void **state) {
     }
 }
 
+static void test_gpus(void **state) {
+    (void)state;
+    const struct server_options *o = TAKE("--devices", "0,1", "--cuda-conv", "gemm", "--cuda-attention=fused",
+                                          "--cuda-graphs", "no", "--gpu-memory-limit", "20g");
+    assert_string_equal(o->model.devices, "0,1");
+    assert_string_equal(o->model.cuda_conv, "gemm");
+    assert_string_equal(o->model.cuda_attention, "fused");
+    assert_true(o->model.cuda_eager);
+    assert_true(o->model.gpu_memory_max_bytes == INT64_C(20) << 30);
+    setenv("TIMBRE_ON_GPU_FAULT", "cpu", 1);
+    setenv("TIMBRE_CUDA_GRAPHS", "no", 1);
+    setenv("TIMBRE_CUDA_MODULE", "/a/module.so", 1); /* read elsewhere */
+    setenv("TIMBRE_SHIM_GPUS", "2", 1);
+    o = TAKE("--cuda-graphs=yes");
+    assert_int_equal(o->on_gpu_fault, SERVER_GPU_FAULT_CPU);
+    assert_false(o->model.cuda_eager);
+    unsetenv("TIMBRE_ON_GPU_FAULT");
+    unsetenv("TIMBRE_CUDA_GRAPHS");
+    unsetenv("TIMBRE_CUDA_MODULE");
+    unsetenv("TIMBRE_SHIM_GPUS");
+}
+
 static void test_words(void **state) {
     (void)state;
     assert_string_equal(TAKE("--device", "ref")->model.device, "ref");
@@ -257,6 +285,8 @@ static void test_words(void **state) {
     assert_int_equal(TAKE("--access-log", "all")->access_log, SERVER_ACCESS_ALL);
     assert_int_equal(TAKE("--access-log", "off")->access_log, SERVER_ACCESS_OFF);
     REFUSE("--device gpu: not one of auto cpu cuda ref", "--device", "gpu");
+    REFUSE("--cuda-graphs maybe: not one of yes no", "--cuda-graphs", "maybe");
+    REFUSE("--on-gpu-fault stay: not one of exit cpu", "--on-gpu-fault", "stay");
     REFUSE("--log-level INFO: not one of debug info warn error off", "--log-level", "INFO");
     REFUSE("--access-log : not one of off errors all", "--access-log", "");
     REFUSE("--access-log off errors: not one of off errors all", "--access-log", "off errors");
@@ -402,6 +432,7 @@ int main(void) {
         OPTIONS_TEST(test_empty_takes_away),
         OPTIONS_TEST(test_numbers),
         OPTIONS_TEST(test_bytes),
+        OPTIONS_TEST(test_gpus),
         OPTIONS_TEST(test_words),
         OPTIONS_TEST(test_addresses),
         OPTIONS_TEST(test_wrong_flags),

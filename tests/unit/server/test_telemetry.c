@@ -151,6 +151,11 @@ static void test_states(void **state) {
     assert_false(has(f, "timbre_build_info"));
     telemetry_set_build(f->t, "0.1.0", "cpu avx512", "f32");
     assert_value(f, "timbre_build_info{version=\"0.1.0\",device=\"cpu avx512\",precision=\"f32\"}", 1);
+    telemetry_set_build(f->t, "0.1.0", "cpu avx512", "f32");
+    assert_value(f, "timbre_build_info{version=\"0.1.0\",device=\"cpu avx512\",precision=\"f32\"}", 1);
+    telemetry_set_build(f->t, "0.1.0", "other", "f32");
+    assert_value(f, "timbre_build_info{version=\"0.1.0\",device=\"cpu avx512\",precision=\"f32\"}", 0);
+    assert_value(f, "timbre_build_info{version=\"0.1.0\",device=\"other\",precision=\"f32\"}", 1);
     assert_false(has(f, "tls_certificate"));
     telemetry_set_tls_expiry(f->t, 1893456000);
     telemetry_set_tls_expiry(f->t, 1893456001);
