@@ -459,8 +459,15 @@ int main(int argc, char **argv) {
         return 2;
     }
     const struct kernels_options o = {.precision = KERNELS_FP32, .threads = options.threads, .pin = true};
+    const struct kernels_limits limits = {.samples_max = 2048 * 320,
+                                          .tokens_max = 2048,
+                                          .clips_max = CLIPS_MAX,
+                                          .hidden = HIDDEN,
+                                          .channels_max = 4 * HIDDEN,
+                                          .heads = HIDDEN / 64,
+                                          .first_kernel = 10};
     if (kernels_cpu.device_new(&device, &o, &st) || kernels_ref.device_new(&ref, &o, &st) ||
-        kernels_cpu.reserve(device, 2048, CLIPS_MAX, HIDDEN, 512, &st))
+        kernels_cpu.reserve(device, &limits, &st))
         fail("device", &st);
     printf("%s, FMA peak %.0f GF/s\n", kernels_cpu.device_name(device), peak_measure_gflops(options.threads));
     bench_all();

@@ -130,7 +130,7 @@ void cuda_input_norm(const struct cuda_launch *l, float *y, const float *x, doub
 
 enum {
     NORM_WARPS = 4,     /* of a block whose warps take rows of their own */
-    NORM_THREADS = 256, /* of a block that takes a row as a whole */
+    NORM_THREADS = 256, /* of a block that takes a row as a whole, at most */
     VALUES_OF_TWO = 32, /* values a lane can hold of each of two rows; of one row twice as many */
 };
 
@@ -249,15 +249,15 @@ __global__ static void __launch_bounds__(NORM_THREADS)
     const T *x = (const T *)a.x + (int64_t)blockIdx.x * a.channels;
     T *y = (T *)a.y + (int64_t)blockIdx.x * a.channels;
     float sum = 0, squares = 0;
-    for (int i = threadIdx.x; i < a.channels; i += NORM_THREADS)
+    for (int i = threadIdx.x; i < a.channels; i += (int)blockDim.x)
         sum += to_float(x[i]);
     const float mean = fmaf(block_sum(sum, warps), a.inverse, 0.0f);
-    for (int i = threadIdx.x; i < a.channels; i += NORM_THREADS) {
+    for (int i = threadIdx.x; i < a.channels; i += (int)blockDim.x) {
         const float difference = to_float(x[i]) - mean;
         squares = fmaf(difference, difference, squares);
     }
     const float scale = rsqrtf(fmaf(block_sum(squares, warps), a.inverse, a.eps));
-    for (int i = threadIdx.x; i < a.channels; i += NORM_THREADS)
+    for (int i = threadIdx.x; i < a.channels; i += (int)blockDim.x)
         y[i] = from_float<T>(activate(act, fmaf((to_float(x[i]) - mean) * scale, a.weight[i], a.bias[i])));
 }
 
@@ -306,7 +306,8 @@ static void choose_norm(const struct cuda_launch *l, enum cuda_activation act,
     else if (act == CUDA_IDENTITY && has_vectors && a->channels <= 2048)
         choose_warps<T>(l, a);
     else
-        LAUNCH((norm_rows_in_blocks<T>), (int)a->rows, NORM_THREADS, 0, l->stream, *a, act);
+        LAUNCH((norm_rows_in_blocks<T>), (int)a->rows, min((a->channels + 31) / 32 * 32, (int)NORM_THREADS),
+               0, l->stream, *a, act);
 }
 
 void cuda_layer_norm(const struct cuda_launch *l, void *y, const void *x, const float *weight,
