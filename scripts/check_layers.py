@@ -30,7 +30,8 @@ DEVICE_CONDITION = re.compile(r"^\s*#\s*(el)?if(n?def)?\b.*(CUDA|__AVX|__SSE|__A
 FAST_MATH = re.compile(r"-ffast-math|-Ofast|-funsafe-math")
 OUTSIDE_PATH = re.compile(r"\.\./shared\b")
 MAY_LOOK_OUTSIDE = {"scripts", "tests", "train", "bench", ".ci"}
-CODE = {".c", ".h", ".cu", ".cuh", ".py"}
+C_FAMILY = {".c", ".h", ".cu", ".cuh", ".cpp"}
+CODE = C_FAMILY | {".py"}
 LINES_WARN, LINES_MAX, FUNCTION_LINES_MAX = 600, 650, 70
 THIS = "scripts/check_layers.py"
 
@@ -72,7 +73,7 @@ def check_text(path, text):
     if str(path) == THIS:
         return
     for number, line in enumerate(text.splitlines(), 1):
-        if suffix in {".c", ".h", ".cu", ".cuh"}:
+        if suffix in C_FAMILY:
             problem = check_c_line(folder, line)
             if problem:
                 yield number, problem
@@ -135,12 +136,21 @@ class SelfTest(unittest.TestCase):
         ("cmake/options.cmake", "add_compile_options(-ffast-math)"),
         ("README.md", "see ../shared/data"),
         ("cli/a.c", '"../shared/data"'),
+        ("kernels/cuda/a.cu", '#include "models/model.h"'),
+        ("kernels/cuda/a.cuh", '#include "engine/engine.h"'),
+        ("kernels/cuda/host/a.cpp", '#include "server/server.h"'),
+        ("kernels/cuda/a.cu", "#include <netinet/in.h>"),
+        ("models/a.cpp", "#if defined(__CUDACC__)"),
         ("engine/a.c", "\n" * 651),
+        ("kernels/cuda/a.cu", "\n" * 651),
+        ("kernels/cuda/host/a.cpp", "\n" * 651),
         ("scripts/a.py", "def f():\n" + "    pass\n" * 70),
     ]
     GOOD = [
         ("base/a.c", '#include "base/status.h"\n#include <stdio.h>'),
         ("kernels/cpu/a.c", '#ifdef __AVX512F__\n#include "kernels/kernels.h"'),
+        ("kernels/cuda/a.cu", '#include "kernels/cuda/cuda.cuh"\n#if defined(__CUDA_ARCH__)'),
+        ("kernels/cuda/host/a.cpp", '#include "kernels/cuda/gpu.h"\n#include <sys/mman.h>'),
         ("models/a.c", '#include "kernels/batch.h"\n#include "audio/audio.h"'),
         ("engine/a.c", '#include "models/model.h"\n/* CUDA */'),
         ("server/a.c", '#include <sys/socket.h>\n#include "engine/engine.h"\n#include "proto/timbre.pb-c.h"'),

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Runs every check: layers, format, builds by gcc and clang without warnings, unit tests, the program against its
-# contract and the goldens, sanitizers, fuzzing, clang-tidy. Ends with a table; exits non-zero if anything failed.
+# Runs every check: layers, format, builds by gcc and clang without warnings, the CUDA module, unit tests, the program
+# against its contract and the goldens, sanitizers, fuzzing, clang-tidy. Ends with a table; exits non-zero if anything
+# failed. On a machine with a GPU, tests/gpu.sh is for the rest.
 #
 # usage: scripts/test.sh [STEP...]     (all by default; the steps are the names in the table)
 #        FUZZ_SECONDS=20 time for each fuzz target
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all=(layers format build-gcc unit-gcc e2e build-asan unit-asan e2e-asan build-tsan unit-tsan e2e-tsan
+all=(layers format build-gcc unit-gcc build-cuda build-core e2e build-asan unit-asan e2e-asan build-tsan unit-tsan e2e-tsan
      build-clang unit-clang build-fuzz fuzz tidy)
-case "${1-}" in -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; printf 'steps: %s\n' "${all[*]}"; exit 0 ;; esac
+case "${1-}" in -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; printf 'steps: %s\n' "${all[*]}"; exit 0 ;; esac
 
 fuzz_seconds=${FUZZ_SECONDS:-20}
 jobs=$(nproc)
@@ -22,8 +23,9 @@ if setarch -R true 2> /dev/null; then plain_layout=(setarch -R); fi
 export ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 export TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1 # gRPC is not instrumented
 
-sources() { git ls-files -z --cached --others --exclude-standard -- '*.c' '*.h'; }
-build() { cmake --preset "$1" -DTIMBRE_TESTS=ON && cmake --build --preset "$1"; }
+sources() { git ls-files -z --cached --others --exclude-standard -- '*.c' '*.h' '*.cu' '*.cuh' '*.cpp'; }
+# The CUDA module has a step of its own.
+build() { cmake --preset "$1" -DTIMBRE_TESTS=ON -DTIMBRE_CUDA=OFF && cmake --build --preset "$1"; }
 unit() { "${plain_layout[@]}" ctest --preset "$1" -j "$jobs" --no-tests=error "${@:2}"; }
 e2e() { TIMBRE_BIN=$PWD/build/$1/cli/timbre "${plain_layout[@]}" "${pytest[@]}" "${@:2}"; }
 
@@ -44,12 +46,23 @@ step_layers() { /usr/bin/python3 scripts/check_layers.py --self-test; /usr/bin/p
 step_format() { sources | xargs -0 clang-format --dry-run -Werror; }
 step_build-gcc() { build release; }
 step_unit-gcc() { unit release; }
+step_build-cuda() { # for every GPU, beside the program that build-gcc made
+  if ! command -v nvcc && ! [ -x /usr/local/cuda/bin/nvcc ]; then
+    echo 'SKIPPED: no CUDA toolkit: not compiled'
+    return
+  fi
+  cmake --preset release -DTIMBRE_CUDA=ON && cmake --build --preset release --target timbre_cuda
+}
+step_build-core() { # what computes, without what serves
+  cmake -G Ninja -B build/core -DTIMBRE_CORE=ON -DTIMBRE_CUDA=OFF -DTIMBRE_TESTS=ON && cmake --build build/core
+}
 step_e2e() { e2e release tests/e2e; }
 step_build-asan() { build asan; }
 step_unit-asan() { unit asan; }
 step_e2e-asan() { e2e asan tests/e2e -m asan; }
 step_build-tsan() { build tsan; }
-step_unit-tsan() { unit tsan -R '^unit\.(base|engine|server|client)\.|^unit\.(models|kernels)\.invariance$'; } # those that use threads
+# Those that use threads; and kernels for GPUs, whose threads the shim tells the sanitizer of.
+step_unit-tsan() { unit tsan -R '^unit\.(base|kernels|cuda_shim|engine|server|client)\.|^unit\.models\.invariance$'; }
 step_e2e-tsan() { e2e tsan tests/e2e -m tsan; }
 step_build-clang() { build clang; }
 step_unit-clang() { unit clang; }
@@ -67,7 +80,7 @@ step_tidy() { # errors are what .clang-tidy says; the rest of what it prints is 
 
 needs() { # the step that has to have passed before
   case $1 in
-    unit-gcc | e2e) echo build-gcc ;;
+    unit-gcc | build-cuda | e2e) echo build-gcc ;;
     unit-asan | e2e-asan) echo build-asan ;;
     unit-tsan | e2e-tsan) echo build-tsan ;;
     unit-clang | tidy) echo build-clang ;;
@@ -75,13 +88,13 @@ needs() { # the step that has to have passed before
   esac
 }
 
-# What a passed step left out: skipped tests of cmocka (once each) and pytest, with their reasons.
+# What a passed step left out, with the reason: skipped tests of cmocka (once each) and pytest, a whole step.
 skips() {
   case $1 in
     unit-*)
       local preset=${1#unit-}
       grep -hE '^\[  SKIPPED \] [a-z]|^SKIPPED:' "build/${preset/gcc/release}/Testing/Temporary/LastTest.log" | sort -u ;;
-    e2e*) grep -E '^SKIPPED ' "$logs/$1.log" ;;
+    e2e* | build-cuda) grep -E '^SKIPPED' "$logs/$1.log" ;;
   esac || true
 }
 
@@ -127,7 +140,7 @@ for step in "${steps[@]}"; do
   if [ "${result[$step]}" = passed ]; then left_out=$(skips "$step"); fi
   count=$(printf '%s' "$left_out" | grep -c '' || true)
   printf '%-12s %8s  %s%s\n' "$step" "${seconds[$step]}" "${result[$step]}" \
-    "$([ "$count" = 0 ] || echo ", but $count lines of SKIPPED tests:")"
+    "$([ "$count" = 0 ] || echo ", but $count lines of what was SKIPPED:")"
   [ -z "$left_out" ] || printf '%s\n' "$left_out" | head -n 20 | sed 's/^/                         /'
 done
 printf '\n%s in %d s\n' "$([ $failed = 0 ] && echo 'all passed' || echo FAILED)" "$SECONDS"

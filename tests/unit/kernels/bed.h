@@ -16,6 +16,15 @@ enum { CLIPS = 6 };
 /* How much work a case is: the shim runs every thread of a GPU one after another. */
 enum effort { SMALL, FULL };
 
+/* Whether this is a build with the thread sanitizer. */
+#if defined(__SANITIZE_THREAD__)
+#define BED_TSAN 1
+#elif defined(__has_feature)
+#define BED_TSAN __has_feature(thread_sanitizer)
+#else
+#define BED_TSAN 0
+#endif
+
 /* A backend under test. `isa` goes to TIMBRE_CPU. */
 struct subject {
     const char *name, *backend, *isa;
@@ -41,9 +50,9 @@ bool bed_init(struct bed *bed, const struct subject *s, int threads, bool graphs
               const struct kernels_limits *limits);
 void bed_free(struct bed *bed);
 
-/* Runs `body` over every subject, each with another number of threads (ref takes most of the time, and that
- * the number of threads changes nothing is tested in test_invariance.c), and without CUDA graphs, so that
- * operations may be called in any order. */
+/* Runs `body` over every subject, without CUDA graphs, so that operations may be called in any order; the
+ * cpu's each with another number of threads, and not with the thread sanitizer: test_invariance.c does more
+ * with threads. */
 void for_each_bed(void (*body)(struct bed *bed));
 
 /* Random numbers, from here on. */

@@ -9,13 +9,26 @@
 
 #include <cmocka.h>
 
+#include "kernels/cuda/blas.h"
 #include "tests/unit/kernels/bed.h"
+
+/* A library of matrix products that has no algorithm for anything, when told so. */
+static bool no_plans;
+int __real_blas_plan(struct blas *b, const struct blas_shape *s, int *plan, struct status *st);
+int __wrap_blas_plan(struct blas *b, const struct blas_shape *s, int *plan, struct status *st);
+int __wrap_blas_plan(struct blas *b, const struct blas_shape *s, int *plan, struct status *st) {
+    if (!no_plans)
+        return __real_blas_plan(b, s, plan, st);
+    *plan = -1;
+    return 0;
+}
 
 /* A batch of clips of one layer that makes tokens of samples. */
 static const struct batch_shape plain = {.levels = 1, .kernel = {1}, .stride = {1}};
 
 static const int64_t token_counts[][CLIPS] = {
-    {1}, {2}, {49}, {1, 1, 1}, {17, 1, 149, 5, 40, 64}, {300, 3, 257}, {530}, {3, 1, 18}, {70, 2, 131},
+    {1},        {2},          {49},   {1, 1, 1}, {17, 1, 149, 5, 40, 64}, {300, 3, 257}, {530},
+    {3, 1, 18}, {70, 2, 131}, {1100}, {600},
 };
 
 static int count_clips(const int64_t *counts) {
@@ -154,6 +167,7 @@ static void conv_body(struct bed *bed) {
         {SMALL, 3, 16, 8, KERNELS_NORM_LAYER, KERNELS_GELU, true, 0},
         {SMALL, 2, 32, 40, KERNELS_NORM_NONE, KERNELS_GELU, false, 0},
         {SMALL, 2, 64, 32, KERNELS_NORM_LAYER, KERNELS_GELU, false, 0},
+        {SMALL, 2, 8, 512, KERNELS_NORM_LAYER, KERNELS_GELU, true, 0},
         {SMALL, 3, 64, 64, KERNELS_NORM_NONE, KERNELS_GELU_TANH, true, 0},
         {FULL, 2, 64, 130, KERNELS_NORM_NONE, KERNELS_GELU, false, 0},
         {FULL, 2, 192, 200, KERNELS_NORM_LAYER, KERNELS_GELU, true, 0},
@@ -167,19 +181,47 @@ static void conv_body(struct bed *bed) {
     static const struct conv_case of_wide[] = {
         {SMALL, 1, 1, 20, KERNELS_NORM_GROUP, KERNELS_GELU, true, 0},
     };
+    static const struct batch_shape sparse = {.levels = 1, .kernel = {4}, .stride = {130}};
+    static const struct conv_case of_sparse[] = {
+        {SMALL, 1, 1, 9, KERNELS_NORM_GROUP, KERNELS_GELU, true, 0},
+    };
     const bool full = bed->effort == FULL;
-    check_convs(bed, &usual,
-                full                  ? many
-                : bed->effort == TINY ? few
-                                      : small,
-                full ? 4 : 3, of_usual, COUNT(of_usual));
+    check_convs(bed, &usual, full ? many : small, full ? 4 : 3, of_usual, COUNT(of_usual));
     check_convs(bed, &odd, full ? many : few, full ? 4 : 3, of_odd, COUNT(of_odd));
     check_convs(bed, &wide, lone, 3, of_wide, COUNT(of_wide));
+    check_convs(bed, &sparse, (int64_t[]){900, 300, 9000}, 3, of_sparse, COUNT(of_sparse));
 }
 
 static void test_conv(void **state) {
     (void)state;
     for_each_bed(conv_body);
+}
+
+/* What libraries may or may not offer: products of rows that overlap, any product, convolutions with bias and
+ * activation in one. (On a GPU the last two are as they are.) */
+static void gemm_body(struct bed *bed) {
+    if (!bed->k->on_host && bed->subject->options.conv_way == KERNELS_CONV_GEMM)
+        conv_body(bed);
+}
+
+static void cudnn_body(struct bed *bed) {
+    if (!bed->k->on_host && bed->subject->options.conv_way == KERNELS_CONV_CUDNN)
+        conv_body(bed);
+}
+
+static void test_conv_libraries(void **state) {
+    (void)state;
+    setenv("TIMBRE_CUDA_OVERLAP", "0", 1);
+    for_each_bed(gemm_body);
+    unsetenv("TIMBRE_CUDA_OVERLAP");
+    no_plans = true;
+    for_each_bed(gemm_body);
+    no_plans = false;
+    setenv("TIMBRE_SHIM_DNN_FUSED", "0", 1);
+    for_each_bed(cudnn_body);
+    setenv("TIMBRE_SHIM_DNN_FUSED", "1", 1);
+    for_each_bed(cudnn_body);
+    unsetenv("TIMBRE_SHIM_DNN_FUSED");
 }
 
 static void input_norm_body(struct bed *bed) {
@@ -254,16 +296,33 @@ static void check_pos_conv(struct bed *bed, const struct pos_conv_case *c) {
 
 static void pos_conv_body(struct bed *bed) {
     static const struct pos_conv_case cases[] = {
-        {SMALL, 7, 32, 2, 5, KERNELS_GELU, true},     /* 16 channels a group */
-        {SMALL, 7, 6, 2, 4, KERNELS_GELU, true},      /* 3 */
-        {SMALL, 0, 32, 2, 128, KERNELS_GELU, false}, /* one token, the kernel longer than the clip */
-        {SMALL, 8, 48, 1, 16, KERNELS_GELU, false},  /* 48, and clips of more than a block of tokens */
-        {SMALL, 7, 64, 1, 19, KERNELS_GELU_TANH, true},  {SMALL, 7, 128, 1, 3, KERNELS_GELU, false},
-        {SMALL, 7, 24, 8, 19, KERNELS_IDENTITY, false}, {SMALL, 7, 34, 2, 30, KERNELS_RELU, true},
-        {SMALL, 3, 5, 5, 1, KERNELS_GELU, false},       {FULL, 0, 32, 4, 128, KERNELS_GELU, false},
-        {FULL, 4, 96, 2, 16, KERNELS_GELU, true},       {FULL, 4, 24, 8, 19, KERNELS_IDENTITY, false},
-        {FULL, 2, 70, 1, 5, KERNELS_GELU, true},        {FULL, 5, 34, 2, 300, KERNELS_RELU, true},
-        {FULL, 1, 256, 2, 3, KERNELS_GELU, false},      {FULL, 5, 192, 4, 128, KERNELS_GELU, false},
+        /* 16 channels a group up to 128, and 3 */
+        {SMALL, 7, 32, 2, 5, KERNELS_GELU, true},
+        {SMALL, 7, 64, 2, 7, KERNELS_GELU, true},
+        {SMALL, 7, 48, 1, 128, KERNELS_GELU, false},
+        {SMALL, 7, 64, 1, 19, KERNELS_GELU_TANH, true},
+        {SMALL, 7, 80, 1, 2, KERNELS_GELU, true},
+        {SMALL, 7, 96, 1, 4, KERNELS_GELU, false},
+        {SMALL, 7, 112, 1, 3, KERNELS_RELU, false},
+        {SMALL, 7, 128, 1, 3, KERNELS_GELU, false},
+        {SMALL, 7, 6, 2, 4, KERNELS_GELU, true},
+        /* so many blocks that one takes more tokens */
+        {SMALL, 8, 64, 2, 6, KERNELS_GELU, true},
+        {SMALL, 8, 96, 2, 9, KERNELS_GELU, false},
+        {SMALL, 8, 128, 2, 8, KERNELS_GELU, false},
+        /* one token, the kernel longer than the clip; too long for shared memory */
+        {SMALL, 0, 32, 2, 128, KERNELS_GELU, false},
+        {SMALL, 1, 16, 1, 4800, KERNELS_GELU, false},
+        {SMALL, 7, 24, 8, 19, KERNELS_IDENTITY, false},
+        {SMALL, 7, 34, 2, 30, KERNELS_RELU, true},
+        {SMALL, 3, 5, 5, 1, KERNELS_GELU, false},
+        {FULL, 0, 32, 4, 128, KERNELS_GELU, false},
+        {FULL, 4, 96, 2, 16, KERNELS_GELU, true},
+        {FULL, 4, 24, 8, 19, KERNELS_IDENTITY, false},
+        {FULL, 2, 70, 1, 5, KERNELS_GELU, true},
+        {FULL, 5, 34, 2, 300, KERNELS_RELU, true},
+        {FULL, 1, 256, 2, 3, KERNELS_GELU, false},
+        {FULL, 5, 192, 4, 128, KERNELS_GELU, false},
     };
     for (int i = 0; i < COUNT(cases); i++)
         if (cases[i].effort <= bed->effort)
@@ -306,28 +365,89 @@ static void check_attention(struct bed *bed, const struct attention_case *c) {
 
 static void attention_body(struct bed *bed) {
     static const struct attention_case cases[] = {
-        {SMALL, 7, 1, 16, 1},   {SMALL, 7, 2, 5, 1},   {SMALL, 0, 2, 64, 1},  {SMALL, 1, 2, 64, 1},
-        {SMALL, 3, 2, 32, 1},  {SMALL, 8, 1, 64, 1},  {SMALL, 2, 2, 64, 1},  {SMALL, 7, 2, 48, 1},
-        {SMALL, 7, 1, 80, 1},  {SMALL, 7, 1, 96, 1}, {SMALL, 7, 1, 112, 1}, {SMALL, 7, 1, 128, 1},
-        {SMALL, 7, 3, 8, 1},   {SMALL, 7, 2, 24, 1}, {SMALL, 7, 5, 1, 1},   {SMALL, 7, 1, 256, 1},
-        {SMALL, 7, 1, 144, 1}, {FULL, 4, 2, 64, 1},  {FULL, 5, 2, 64, 1},   {FULL, 6, 2, 64, 1},
-        {FULL, 4, 3, 8, 1},    {FULL, 5, 2, 24, 1},  {FULL, 4, 5, 1, 1},    {FULL, 4, 16, 16, 1},
-        {FULL, 3, 32, 4, 1},   {FULL, 5, 1, 256, 1},
+        {SMALL, 7, 1, 16, 1},
+        {SMALL, 7, 2, 32, 1},
+        {SMALL, 7, 2, 48, 1},
+        {SMALL, 7, 1, 80, 1},
+        {SMALL, 7, 1, 96, 1},
+        {SMALL, 7, 1, 112, 1},
+        {SMALL, 7, 1, 128, 1},
+        {SMALL, 0, 2, 64, 1},
+        {SMALL, 1, 2, 64, 1},
+        {SMALL, 2, 2, 64, 1},
+        {SMALL, 3, 2, 32, 1},
+        /* so many blocks that a warp takes more queries */
+        {SMALL, 8, 5, 16, 1},
+        {SMALL, 8, 4, 32, 1},
+        {SMALL, 8, 4, 48, 1},
+        {SMALL, 8, 4, 64, 1},
+        /* not for tensor cores */
+        {SMALL, 7, 2, 5, 1},
+        {SMALL, 7, 3, 8, 1},
+        {SMALL, 7, 2, 24, 1},
+        {SMALL, 7, 5, 1, 1},
+        {SMALL, 7, 1, 52, 1},
+        {SMALL, 7, 1, 90, 1},
+        {SMALL, 7, 1, 104, 1},
+        {SMALL, 7, 1, 144, 1},
+        {SMALL, 7, 1, 256, 1},
+        {FULL, 4, 2, 64, 1},
+        {FULL, 5, 2, 64, 1},
+        {FULL, 6, 2, 64, 1},
+        {FULL, 4, 3, 8, 1},
+        {FULL, 5, 2, 24, 1},
+        {FULL, 4, 5, 1, 1},
+        {FULL, 4, 16, 16, 1},
+        {FULL, 3, 32, 4, 1},
+        {FULL, 5, 1, 256, 1},
     };
+    /* So many keys that a softmax of their scores takes another kernel. */
+    static const struct attention_case long_clips[] = {
+        {SMALL, 5, 1, 8, 1}, {SMALL, 10, 1, 8, 1}, {SMALL, 9, 1, 8, 1}};
     /* Scores far apart: in bf16 their own rounding moves weights by more than a tolerance can say. */
     static const struct attention_case far_apart[] = {
         {SMALL, 7, 1, 64, 6}, {SMALL, 7, 1, 255, 3}, {FULL, 4, 2, 80, 6}, {FULL, 5, 1, 255, 3}};
     for (int i = 0; i < COUNT(cases); i++)
         if (cases[i].effort <= bed->effort)
             check_attention(bed, &cases[i]);
+    for (int i = 0; i < COUNT(long_clips); i++)
+        if (bed->effort == FULL || bed->subject->options.attention_way == KERNELS_ATTENTION_CUBLAS)
+            check_attention(bed, &long_clips[i]);
     for (int i = 0; !bed->bf16 && i < COUNT(far_apart); i++)
         if (far_apart[i].effort <= bed->effort)
             check_attention(bed, &far_apart[i]);
 }
 
+/* The mean of ones is one. A key that is not the clip's would count as a zero, and where only one is missing
+ * to a whole block of keys, it would move random values by less than bf16 rounds them. */
+static void mask_body(struct bed *bed) {
+    static const int64_t counts[] = {63, 127, 1, 17};
+    enum { DIM = 64 };
+    struct batch b;
+    struct arena a;
+    batch_new(&b, &a, &plain, COUNT(counts), counts);
+    const int64_t all = extent_of(bed, &b).tokens * DIM, n = batch_tokens(&b) * DIM;
+    float *qkv = new_random(3 * all, 0.2);
+    for (int64_t i = 0; i < 3 * all; i++)
+        if (i % (3 * DIM) >= 2 * DIM)
+            qkv[i] = 1.0f;
+    void *dqkv = put_activations(bed, qkv, 3 * all), *y = make_activations(bed, all);
+    bed_begin(bed, &b);
+    bed->k->attention(bed->d, y, dqkv, 1, DIM, 0.125f, &b);
+    end_batch(bed);
+    float *got = take_activations(bed, y, n);
+    for (int64_t i = 0; i < n; i++) /* one of 64 keys too many is 1.6 % */
+        if (!(fabsf(got[i] - 1.0f) <= 6e-3f))
+            fail_msg("%s: a mean of ones is %.9g", bed->subject->name, (double)got[i]);
+    free(got), free(qkv);
+    drop(bed, dqkv), drop(bed, y);
+    arena_free(&a);
+}
+
 static void test_attention(void **state) {
     (void)state;
     for_each_bed(attention_body);
+    for_each_bed(mask_body);
 }
 
 /* From the tape to tokens and from tokens to one vector a clip. */
@@ -377,8 +497,9 @@ static void test_rows(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_conv),      cmocka_unit_test(test_input_norm), cmocka_unit_test(test_pos_conv),
-        cmocka_unit_test(test_attention), cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_conv),       cmocka_unit_test(test_conv_libraries),
+        cmocka_unit_test(test_input_norm), cmocka_unit_test(test_pos_conv),
+        cmocka_unit_test(test_attention),  cmocka_unit_test(test_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
