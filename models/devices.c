@@ -81,7 +81,12 @@ static int choose(struct model *m, const char *name, const char *text, struct st
     if (!m->kernels)
         return -1;
     int devices[MODEL_DEVICES_MAX] = {0}, count = 1;
-    if (!m->kernels->on_host && read_devices(text, m->kernels->count_devices(), devices, &count, st))
+    const int there = m->kernels->count_devices();
+    if (there < 1) /* the driver saw one, but CUDA does not: the first one's probe says why */
+        return m->kernels->probe(&m->device_options, st)
+                   ? -1
+                   : status_set(st, STATUS_UNAVAILABLE, "device %s: there is none", name);
+    if (!m->kernels->on_host && read_devices(text, there, devices, &count, st))
         return -1;
     for (int i = 0; i < count; i++) {
         m->replicas[i].options = m->device_options;

@@ -51,7 +51,7 @@ static int get_info(int index, struct gpu_info *info, struct status *st) {
 }
 
 static int probe(const struct kernels_options *o, struct status *st) {
-    struct gpu_info info;
+    struct gpu_info info = {0};
     if (o->precision == KERNELS_INT8)
         return status_set(st, STATUS_UNAVAILABLE, "device cuda does not offer int8");
     if (get_info(o->device_index, &info, st))

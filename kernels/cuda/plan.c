@@ -133,6 +133,13 @@ static void fill(struct block *t, const struct batch *b) {
 void cuda_plan_batch(struct kernels_device *d, const struct batch *b) {
     struct arena a = {.base = d->tables_host, .bytes = d->tables_bytes};
     struct block t;
+    if (b->clips > d->most.clips || b->tape_rows[0] > d->most.samples ||
+        b->tape_rows[b->levels] > d->most.rows || batch_tokens(b) > d->most.tokens) {
+        cuda_fail(d, STATUS_INTERNAL,
+                  "a batch of %d clips and %lld samples is over what the device was reserved for", b->clips,
+                  (long long)b->tape_rows[0]);
+        return;
+    }
     layout(&t, &d->most, &a);
     fill(&t, b);
     d->launch.grid = *t.counts;

@@ -338,12 +338,16 @@ def part_sanitizer(suite, tool):
 
 
 def part_sanitizer_units(suite, tool):
-    program = suite.build / "tests/kernels_test_kernels"
-    if not program.exists():
-        raise NotRun("this build has no unit tests")
-    said = sanitize(suite, tool, [program], env={"TIMBRE_TEST_GPU": "1"})
-    if said:
-        raise Failure(said)
+    found = []
+    for name in ("kernels_test_tape", "kernels_test_kernels"):
+        program = suite.build / "tests" / name
+        if not program.exists():
+            raise NotRun("this build has no unit tests")
+        said = sanitize(suite, tool, [program], env={"TIMBRE_TEST_GPU": "1"})
+        if said:
+            found.append(said)
+    if found:
+        raise Failure("\n".join(found))
     return f"{tool} finds nothing in the tests of the operations", None
 
 
