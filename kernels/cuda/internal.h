@@ -83,7 +83,13 @@ struct kernels_device {
     struct status failure; /* or one with words of its own; code 0: none */
 };
 
-/* ---- device.c ---- */
+/* ---- shared.c ---- */
+
+struct cuda_gpu *cuda_gpu_find(int index); /* 0..CUDA_GPUS_MAX - 1; lives for ever */
+/* Faults for tests: TIMBRE_CUDA_FAULT is "batch:N", the N-th batch of the process ends with an illegal
+ * address, or "memory:N", the N-th allocation fails. Whether `kind`, of which *count were before, is due now.
+ */
+bool cuda_is_fault_due(const char *kind, atomic_int *count);
 
 /* Keeps the first error; 0 is none. */
 void cuda_note(struct kernels_device *d, int error);
