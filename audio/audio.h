@@ -55,7 +55,7 @@ struct audio_clip {
     int source_rate_hz, source_channels;
     const char *decoder; /* "libsndfile", "ffmpeg", "raw"; constant */
 };
-void audio_clip_free(struct audio_clip *c);
+void audio_clip_free(struct audio_clip *c); /* overwrites the samples first */
 
 /* Decodes `bytes` bytes. Errors: INVALID_ARGUMENT (not decodable, no audio in it, samples that are not
  * finite: what and where), RESOURCE_EXHAUSTED (a limit: its name and value; or memory), FAILED_PRECONDITION

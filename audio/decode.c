@@ -17,6 +17,8 @@ void audio_limits_init(struct audio_limits *l) {
 }
 
 void audio_clip_free(struct audio_clip *c) {
+    if (c->samples)
+        explicit_bzero(c->samples, (size_t)c->count * sizeof *c->samples);
     free(c->samples);
     *c = (struct audio_clip){0};
 }

@@ -3,9 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <sndfile.h>
-
 #include "audio/decode_internal.h"
+#include "audio/sndfile_memory.h"
 
 #if defined(__has_feature)
 #define SNDFILE_TSAN __has_feature(thread_sanitizer)
@@ -24,12 +23,6 @@ __attribute__((visibility("default"))) const char *__tsan_default_suppressions(v
 enum {
     SNDFILE_PIECE_VALUES = 16384,
     SNDFILE_UNREAD_BYTES_MAX = 4096, /* behind a stream, such as tags */
-};
-
-/* The bytes as the seekable file that libsndfile wants. */
-struct memory_file {
-    const unsigned char *data;
-    sf_count_t bytes, position;
 };
 
 static sf_count_t memory_length(void *user) {
@@ -91,9 +84,7 @@ static int sndfile_read(struct audio_attempt *a, SNDFILE *file, struct status *s
     return failed != 0 ? -1 : audio_sink_finish(&a->sink, st);
 }
 
-/* Whether what was read is all there is, and right. `unread` is how much of the file was left when it said it
- * was done. */
-static void sndfile_judge(struct audio_attempt *a, SNDFILE *file, const SF_INFO *info, sf_count_t unread) {
+void sndfile_judge(struct audio_attempt *a, SNDFILE *file, const SF_INFO *info, sf_count_t unread) {
     int type = info->format & SF_FORMAT_TYPEMASK, subtype = info->format & SF_FORMAT_SUBMASK;
     bool stream = type == SF_FORMAT_MPEG || type == SF_FORMAT_OGG;
     a->guessed = type == SF_FORMAT_MPEG;
@@ -113,17 +104,23 @@ static void sndfile_judge(struct audio_attempt *a, SNDFILE *file, const SF_INFO 
         a->whole = true;
 }
 
+SNDFILE *sndfile_open_memory(struct memory_file *memory, SF_INFO *info, struct audio_attempt *a) {
+    SF_VIRTUAL_IO io = {memory_length, memory_seek, memory_read, memory_write, memory_tell};
+    *info = (SF_INFO){0};
+    SNDFILE *file = sf_open_virtual(&io, SFM_READ, info, memory);
+    /* libsndfile keeps the reason in a variable that all threads share, so it is not asked for. */
+    if (file == NULL)
+        sndfile_say(a, "not a file that it reads");
+    return file;
+}
+
 int sndfile_decode(struct audio_attempt *a, const void *data, size_t bytes, int rate_hz,
                    const struct audio_limits *limits, struct status *st) {
     struct memory_file memory = {.data = data, .bytes = (sf_count_t)bytes};
-    SF_VIRTUAL_IO io = {memory_length, memory_seek, memory_read, memory_write, memory_tell};
-    SF_INFO info = {0};
-    SNDFILE *file = sf_open_virtual(&io, SFM_READ, &info, &memory);
-    if (file == NULL) {
-        /* libsndfile keeps the reason in a variable that all threads share, so it is not asked for. */
-        sndfile_say(a, "not a file that it reads");
+    SF_INFO info;
+    SNDFILE *file = sndfile_open_memory(&memory, &info, a);
+    if (file == NULL)
         return 0;
-    }
     int failed = audio_sink_open(&a->sink, info.samplerate, info.channels, rate_hz, limits, st);
     if (failed == 0)
         failed = sndfile_read(a, file, st);
