@@ -55,7 +55,7 @@ static struct engine_request *run(const struct check *c, const float *samples, i
         return NULL;
     if (c->lane)
         r->lane = c->lane;
-    engine_run_samples(r, samples, count);
+    engine_run_samples(r, samples, count, 0);
     (void)queue_take(c->replies);
     if (r->result.outcome == ENGINE_OK)
         return r;

@@ -103,9 +103,10 @@ int door_check(struct door *d, struct status *st) {
     return result;
 }
 
-void door_force(struct door *d) {
+void door_force(struct door *d, int64_t audio_us) {
     pthread_mutex_lock(&d->lock);
-    change(d, 1, 0);
+    change(d, 1, audio_us);
+    d->ready_us += audio_us;
     pthread_mutex_unlock(&d->lock);
 }
 

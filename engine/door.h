@@ -23,8 +23,9 @@ void door_show(struct door *d, struct metrics_series *requests, struct metrics_s
 int door_enter(struct door *d, int64_t audio_us, bool wait, struct status *st);
 /* As door_enter for a request of no length, but it stays outside. */
 int door_check(struct door *d, struct status *st);
-/* Lets in one of no length, whatever the limits: what the engine itself runs. */
-void door_force(struct door *d);
+/* Lets in one that is ready for the device, whatever the limits: what the engine itself runs, and windows of
+ * live streams, which have limits of their own. */
+void door_force(struct door *d, int64_t audio_us);
 
 /* A request inside turned out to be `audio_us` long instead of `was_us`, and is ready for the device. What
  * became longer is refused when it and what else is ready pass the limit; with `wait` it waits until they do

@@ -9,7 +9,7 @@
 
 #include "audio/ffmpeg.h"
 #include "base/team.h"
-#include "engine/internal.h"
+#include "engine/stream_internal.h"
 
 /* Clips come and go by the thousand a second. Below these sizes their memory stays with the process: asking
  * the kernel for it anew each time costs more than a small model's forward. */
@@ -26,6 +26,8 @@ void engine_options_init(struct engine_options *o) {
         .queued_s_max = ENGINE_QUEUED_S_MAX_DEFAULT,
         .prepare_threads = ENGINE_PREPARE_THREADS_DEFAULT,
         .transcode_threads = ENGINE_TRANSCODE_THREADS_DEFAULT,
+        .stream_threads = ENGINE_STREAM_THREADS_DEFAULT,
+        .streams_max = ENGINE_STREAMS_MAX_DEFAULT,
     };
     audio_limits_init(&o->audio);
 }
@@ -49,6 +51,12 @@ static int check_options(const struct engine_options *o, struct status *st) {
     if (o->prepare_threads < 1 || o->prepare_threads > ENGINE_PREPARE_THREADS_MAX)
         return status_set(st, STATUS_INVALID_ARGUMENT, "prepare-threads: %d is not in 1..%d",
                           o->prepare_threads, ENGINE_PREPARE_THREADS_MAX);
+    if (o->stream_threads < 1 || o->stream_threads > ENGINE_PREPARE_THREADS_MAX)
+        return status_set(st, STATUS_INVALID_ARGUMENT, "stream-threads: %d is not in 1..%d",
+                          o->stream_threads, ENGINE_PREPARE_THREADS_MAX);
+    if (o->streams_max < 0 || o->streams_max > ENGINE_STREAMS_MAX)
+        return status_set(st, STATUS_INVALID_ARGUMENT, "max-streams: %d is not in 0..%d", o->streams_max,
+                          ENGINE_STREAMS_MAX);
     if (o->delay_us < 0 || o->delay_us > 10000000)
         return status_set(st, STATUS_INVALID_ARGUMENT, "batch delay: %d us is not in 0..10000000",
                           o->delay_us);
@@ -94,6 +102,7 @@ static int start_threads(struct engine *e, struct status *st) {
     const struct engine_options *o = &e->options;
     if (start(&e->sweeper_pool, 1, engine_sweeper_main, e, "timbre-sweeper", st) ||
         engine_start_workers(e, 1, st) ||
+        start(&e->stream_pool, o->stream_threads, engine_stream_main, e, "timbre-stream", st) ||
         start(&e->prepare_pool, o->prepare_threads, engine_prepare_main, e, "timbre-prepare", st) ||
         start(&e->transcode_pool, o->transcode_threads, engine_transcode_main, e, "timbre-ffmpeg", st))
         return -1;
@@ -102,12 +111,15 @@ static int start_threads(struct engine *e, struct status *st) {
 
 static int make_parts(struct engine *e, struct status *st) {
     const struct engine_options *o = &e->options;
-    /* What needs ffmpeg gets half of the room. The batcher has a place more, for the known answer. */
+    /* What needs ffmpeg gets half of the room. The batcher has places more, for the windows of streams and
+     * for the known answer. */
     const int half = o->queue_depth > 1 ? o->queue_depth / 2 : 1;
+    const int depth = o->queue_depth + o->streams_max * ENGINE_STREAM_WINDOWS_MAX + 1;
     if (door_new(&e->door, o->queue_depth, o->queued_s_max, st) ||
         waiting_new(&e->prepare, INT_MAX, INT64_MAX, st) ||
         waiting_new(&e->transcode, half, (int64_t)(o->queued_s_max * 0.5e6), st) ||
-        batcher_new(&e->batcher, o->queue_depth + 1, o->delay_us, st) || sweeper_new(&e->sweeper, st))
+        batcher_new(&e->batcher, depth, o->delay_us, st) || sweeper_new(&e->sweeper, st) ||
+        stream_turns_new(&e->turns, st))
         return -1;
     counts_init(e);
     return 0;
@@ -134,11 +146,23 @@ int engine_new(struct engine **out, const struct engine_options *o, struct statu
     return 0;
 }
 
+/* They were closed; their last forwards are on their way. */
+static void wait_for_streams(struct engine *e) {
+    pthread_mutex_lock(&e->lock);
+    while (atomic_load(&e->streams) > 0)
+        pthread_cond_wait(&e->closed_last, &e->lock);
+    pthread_mutex_unlock(&e->lock);
+}
+
 void engine_del(struct engine *e) {
     if (!e)
         return;
     if (e->door)
         door_close(e->door);
+    wait_for_streams(e);
+    if (e->turns)
+        stream_turns_close(e->turns);
+    join(&e->stream_pool);
     /* Each list is closed when nobody puts into it any more, and its threads end when it is empty. */
     if (e->prepare)
         waiting_close(e->prepare);
@@ -154,6 +178,7 @@ void engine_del(struct engine *e) {
     join(&e->sweeper_pool);
     engine_free_models(e);
     sweeper_del(e->sweeper);
+    stream_turns_del(e->turns);
     batcher_del(e->batcher);
     waiting_del(e->transcode);
     waiting_del(e->prepare);

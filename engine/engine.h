@@ -52,6 +52,8 @@ struct engine_options {
     int prepare_threads; /* decode and resample what needs no other program */
     int transcode_threads;   /* run ffmpeg for the rest, so that slow uploads wait for each other alone. Those
                                 may take half of queue_depth and of queued_s_max */
+    int stream_threads;      /* take the turns of live streams (stream.h): decode, resample, cut */
+    int streams_max;         /* open at a time */
     struct metrics *metrics; /* where the engine counts (docs/metrics.md); NULL: nowhere */
     /* A device is lost: nothing will run on it any more in this process, and all models on devices of its
      * kind are refused from now on (UNAVAILABLE), with what waits for them. Called on a thread of the engine
@@ -65,7 +67,7 @@ void engine_options_init(struct engine_options *o); /* the defaults */
 /* Starts the threads. Errors: INVALID_ARGUMENT (an option out of range: named), RESOURCE_EXHAUSTED. */
 int engine_new(struct engine **e, const struct engine_options *o, struct status *st);
 /* Finishes what was finished by callers (their replies are posted), unloads the models, then stops. All
- * requests must be closed or finished. NULL is fine. */
+ * requests must be closed or finished, all streams closed. NULL is fine. */
 void engine_del(struct engine *e);
 
 /* Loads a folder and makes its workspaces, one for each of its workers (model.h: devices_count times
@@ -118,8 +120,10 @@ struct engine_request_options {
     struct engine_model *model;
     struct audio_format format;
     double window_s,
-        hop_s;      /* 0: whole up to ENGINE_WHOLE_S_MAX, longer by the default windows. hop_s 0: window_s */
-    bool embedding; /* wanted in the result */
+        hop_s; /* 0: whole up to ENGINE_WHOLE_S_MAX, longer by the default windows. hop_s 0: window_s */
+    double speech_s_min; /* with window_s: less speech in a window, by the rule of audio/vad.h, is no_speech;
+                            0: only the level rule is asked */
+    bool embedding;      /* wanted in the result */
     enum engine_class order;
     int64_t deadline_ns; /* on clock_now_ns; 0: none. Work that is late, or would be at the measured rate, is
                             dropped unrun */

@@ -2,9 +2,10 @@
  *
  * Threads: callers put requests into `prepare`; the prepare threads take them from there and put them into
  * the batcher or, when ffmpeg is needed, into `transcode`, whose threads put them into the batcher; the
- * workers take items from the batcher, run them and reply; the sweeper takes out of all three what nobody
- * waits for any more. Each lock is held for a few instructions, or a walk over what waits, and none while
- * another is taken. */
+ * stream threads take the turns of live streams (stream_internal.h), whose windows go straight into the
+ * batcher; the workers take items from the batcher, run them and reply; the sweeper takes out of all three
+ * what nobody waits for any more. Each lock is held for a few instructions, or a walk over what waits, and
+ * none while another is taken. */
 #ifndef TIMBRE_ENGINE_INTERNAL_H
 #define TIMBRE_ENGINE_INTERNAL_H
 
@@ -14,6 +15,7 @@
 #include "engine/counts.h"
 #include "engine/door.h"
 #include "engine/request.h"
+#include "engine/stream.h"
 #include "engine/sweeper.h"
 #include "engine/waiting.h"
 
@@ -55,12 +57,14 @@ struct engine {
     struct batcher *batcher;
     struct sweeper *sweeper;
     struct counts counts;
-    struct engine_pool prepare_pool, transcode_pool, worker_pool, sweeper_pool;
+    struct stream_turns *turns;
+    struct engine_pool prepare_pool, transcode_pool, stream_pool, worker_pool, sweeper_pool;
 
     struct engine_worker workers[ENGINE_WORKERS_MAX];
 
     pthread_mutex_t lock;       /* guards the table of models, and the number of worker threads */
-    pthread_cond_t closed_last; /* a model's last open request was closed */
+    pthread_cond_t closed_last; /* a model's last open request was closed, or the engine's last stream */
+    atomic_int streams;         /* that are open, or on their way out */
     atomic_int unloading;       /* threads that wait for that */
     struct engine_model *models[ENGINE_MODELS_MAX];
     int models_count;      /* places taken, also by models that are being loaded */
@@ -71,6 +75,7 @@ struct engine {
  * takes from is closed and empty. */
 void *engine_prepare_main(void *arg);
 void *engine_transcode_main(void *arg);
+void *engine_stream_main(void *arg);
 void *engine_worker_main(void *arg);
 void *engine_sweeper_main(void *arg);
 
@@ -89,7 +94,11 @@ void engine_lose_device(struct engine_model *m, const struct status *why);
 void engine_free_models(struct engine *e);
 
 /* Runs samples at the model's rate in a request that was opened and neither fed nor finished, past the door
- * and the level rule. One reply follows. One at a time (engine.check). */
-void engine_run_samples(struct engine_request *r, const float *samples, int64_t count);
+ * and the level rule; it counts for `audio_us` there. One reply follows. The batcher has room for
+ * ENGINE_STREAM_WINDOWS_MAX of each stream, and for one more (engine.check). */
+void engine_run_samples(struct engine_request *r, const float *samples, int64_t count, int64_t audio_us);
+
+/* One of those who keep a model loaded is gone, and perhaps the model with it. */
+void engine_model_release(struct engine_model *m);
 
 #endif

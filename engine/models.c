@@ -117,6 +117,16 @@ void engine_model_unload(struct engine_model *m) {
     free_model(m);
 }
 
+/* From the moment the last one is counted off, the model may be gone; the engine is not. */
+void engine_model_release(struct engine_model *m) {
+    struct engine *e = m->engine;
+    if (atomic_fetch_sub(&m->open, 1) == 1 && atomic_load(&e->unloading) > 0) {
+        pthread_mutex_lock(&e->lock);
+        pthread_cond_broadcast(&e->closed_last);
+        pthread_mutex_unlock(&e->lock);
+    }
+}
+
 void engine_free_models(struct engine *e) {
     for (int i = 0; i < ENGINE_MODELS_MAX; i++)
         if (e->models[i])

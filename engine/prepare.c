@@ -4,7 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "audio/vad.h"
 #include "base/clock.h"
+#include "engine/cutter.h"
 #include "engine/internal.h"
 #include "engine/windows.h"
 
@@ -87,21 +89,59 @@ static void layout(struct engine_request *r, const struct model_info *info, stru
     r->embedding = hidden ? arena_alloc(a, (windows + 1) * hidden, sizeof(float)) : NULL;
 }
 
+enum engine_outcome request_judge(const struct engine *e, const struct model_info *info, const float *samples,
+                                  int64_t count, bool no_speech) {
+    if (count < info->min_samples)
+        return ENGINE_TOO_SHORT;
+    if (no_speech || audio_level_dbfs(samples, count, info->sampling_rate_hz) < e->options.silence_dbfs)
+        return ENGINE_NO_SPEECH;
+    return ENGINE_OK;
+}
+
+/* Decisions of the voice-activity rule; `speech` is NULL when it is not asked. */
+struct voice {
+    unsigned char *speech; /* [frames] */
+    int64_t frames;
+};
+
+/* Over the whole clip, so that a window's do not depend on where the window begins; as in a stream. */
+static int find_voice(const struct engine_request *r, int rate_hz, struct voice *voice, struct status *st) {
+    struct vad *v = NULL;
+    *voice = (struct voice){NULL, 0};
+    if (!(r->options.speech_s_min > 0) || r->any_level)
+        return 0;
+    if (vad_new(&v, rate_hz, 0, st))
+        return -1;
+    const size_t samples = (size_t)r->clip.count, frames = vad_bound(v, samples);
+    int result = 0;
+    voice->speech = malloc(frames ? frames : 1);
+    if (voice->speech)
+        voice->frames = (int64_t)vad_process(v, r->clip.samples, samples, voice->speech);
+    else
+        result = status_set_no_memory(st, frames, "decisions on speech");
+    vad_del(v);
+    return result;
+}
+
+static bool lacks_speech(const struct engine_request *r, const struct voice *voice, int64_t first,
+                         int64_t count) {
+    return voice->speech && cutter_measure_speech_s(voice->speech, voice->frames, r->clip.rate_hz, first,
+                                                    count) < r->options.speech_s_min;
+}
+
 /* Decides what becomes of window k, and makes an item of it if it needs a forward. */
 static void add_window(struct engine_request *r, const struct model *m, int64_t k, int64_t first,
-                       int64_t count) {
+                       int64_t count, bool no_speech) {
     const struct model_info *info = model_get_info(m);
     const float *samples = r->clip.samples + first;
     struct engine_window *w = &r->windows[k];
     *w = (struct engine_window){.start_s = (double)first / info->sampling_rate_hz,
                                 .end_s = (double)(first + count) / info->sampling_rate_hz};
-    if (count < info->min_samples) {
-        w->outcome = ENGINE_TOO_SHORT;
-    } else if (!r->any_level &&
-               audio_level_dbfs(samples, count, info->sampling_rate_hz) < r->engine->options.silence_dbfs) {
-        w->outcome = ENGINE_NO_SPEECH;
-    } else {
-        w->outcome = ENGINE_OK;
+    if (r->any_level)
+        w->outcome = count < info->min_samples ? ENGINE_TOO_SHORT : ENGINE_OK;
+    else
+        w->outcome = request_judge(r->engine, info, samples, count, no_speech);
+    if (w->outcome == ENGINE_OK) {
         const size_t at = (size_t)k + 1; /* place 0 is the result's */
         r->items[r->items_count++] = (struct engine_item){
             .request = r,
@@ -134,11 +174,15 @@ static int cut(struct engine_request *r, struct status *st) {
     if (arena_init(&r->block, sizes.used, "results", st))
         return -1;
     layout(r, info, &r->block);
+    struct voice voice;
+    if (find_voice(r, info->sampling_rate_hz, &voice, st))
+        return -1;
     for (int64_t k = 0; k < count; k++) {
         int64_t first, length;
         windows_get(r->clip.count, window, hop, k, &first, &length);
-        add_window(r, m, k, first, length);
+        add_window(r, m, k, first, length, lacks_speech(r, &voice, first, length));
     }
+    free(voice.speech);
     return 0;
 }
 
@@ -267,7 +311,7 @@ void *engine_transcode_main(void *arg) {
     return NULL;
 }
 
-void engine_run_samples(struct engine_request *r, const float *samples, int64_t count) {
+void engine_run_samples(struct engine_request *r, const float *samples, int64_t count, int64_t audio_us) {
     struct status *st = &r->result.status;
     const int rate_hz = model_get_info(r->model->model)->sampling_rate_hz;
     const size_t bytes = (size_t)count * sizeof *samples;
@@ -285,7 +329,8 @@ void engine_run_samples(struct engine_request *r, const float *samples, int64_t 
         request_reply(r, NULL);
         return;
     }
-    door_force(r->engine->door);
+    door_force(r->engine->door, audio_us);
+    r->door_us = audio_us;
     r->inside = r->ready = true;
     hand_to_worker(r->engine, r);
 }

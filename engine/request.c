@@ -14,6 +14,9 @@ static int check_options(const struct engine_request_options *o, struct status *
     if (o->hop_s != 0 && !(o->window_s != 0 && o->hop_s >= 0.01 && o->hop_s <= o->window_s))
         return status_set(st, STATUS_INVALID_ARGUMENT, "hop: %g s is not in 0.01..window (%g s)", o->hop_s,
                           o->window_s);
+    if (o->speech_s_min != 0 && !(o->window_s != 0 && o->speech_s_min > 0 && o->speech_s_min <= o->window_s))
+        return status_set(st, STATUS_INVALID_ARGUMENT, "min-speech: %g s is not in 0..window (%g s)",
+                          o->speech_s_min, o->window_s);
     if ((int)o->order < 0 || (int)o->order >= ENGINE_CLASSES)
         return status_set(st, STATUS_INVALID_ARGUMENT, "there is no class %d of requests", (int)o->order);
     if (!o->model)
@@ -133,15 +136,9 @@ void *engine_get_user(const struct engine_request *r) {
 void engine_close(struct engine_request *r) {
     if (!r)
         return;
-    struct engine *e = r->engine;
     request_free_bytes(r);
     audio_clip_free(&r->clip);
     arena_free(&r->block);
-    /* From the moment the last one is counted off, the model may be gone; the engine is not. */
-    if (atomic_fetch_sub(&r->model->open, 1) == 1 && atomic_load(&e->unloading) > 0) {
-        pthread_mutex_lock(&e->lock);
-        pthread_cond_broadcast(&e->closed_last);
-        pthread_mutex_unlock(&e->lock);
-    }
+    engine_model_release(r->model);
     free(r);
 }

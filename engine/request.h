@@ -82,8 +82,14 @@ enum request_next {
     REQUEST_REPLY,     /* its result is there */
     REQUEST_TRANSCODE, /* ffmpeg is needed, and was not to be asked here */
 };
-/* Decodes what was fed, cuts it into windows, applies the level rule. */
+/* Decodes what was fed, cuts it into windows, applies the level rule, and that of voice activity if asked. */
 enum request_next request_prepare(struct engine_request *r, bool may_ask_ffmpeg);
+
+/* What becomes of a window before any forward, of an upload's and a stream's alike: ENGINE_OK means that one
+ * is needed. `no_speech`: what the voice-activity rule says, when it was asked; then samples [count] are not
+ * looked at. */
+enum engine_outcome request_judge(const struct engine *e, const struct model_info *info, const float *samples,
+                                  int64_t count, bool no_speech);
 
 /* Audio that a request counts for before it is decoded (engine.h: queued_s_max), in microseconds. */
 int64_t request_estimate_us(const struct engine_request *r);

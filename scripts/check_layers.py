@@ -19,9 +19,9 @@ MAY_INCLUDE = {
     "kernels": ["kernels/", "base/"],
     "models": ["models/", "kernels/kernels.h", "kernels/batch.h", "audio/", "base/"],
     "engine": ["engine/", "models/model.h", "audio/", "base/"],
-    "server": ["server/", "proto/", "engine/engine.h", "base/"],
+    "server": ["server/", "proto/", "engine/engine.h", "engine/stream.h", "base/"],
     "client": ["client/", "proto/", "base/"],
-    "cli": ["cli/", "engine/engine.h", "server/server.h", "client/client.h", "base/"],
+    "cli": ["cli/", "engine/engine.h", "engine/stream.h", "server/server.h", "client/client.h", "base/"],
 }
 SPEECH = {"base", "audio", "kernels", "models", "engine"}
 NETWORK_HEADER = re.compile(r"(sys/socket|netinet/.*|arpa/inet|netdb|grpc/.*|libwebsockets)\.h$")
