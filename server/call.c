@@ -14,6 +14,12 @@
 
 /* ---- life ---- */
 
+static void drop_unsent(struct call *c) {
+    for (int i = 0; i < c->sends_count; i++)
+        grpc_byte_buffer_destroy(c->sends[(c->sends_first + i) % CALL_STREAM_SENDS_MAX]);
+    c->sends_count = 0;
+}
+
 static void unref(struct call *c) {
     if (--c->references)
         return;
@@ -31,8 +37,7 @@ static void unref(struct call *c) {
         grpc_byte_buffer_destroy(c->incoming);
     if (c->outgoing)
         grpc_byte_buffer_destroy(c->outgoing);
-    for (int i = 0; i < c->sends_count; i++)
-        grpc_byte_buffer_destroy(c->sends[(c->sends_first + i) % CALL_STREAM_SENDS_MAX]);
+    drop_unsent(c);
     grpc_call_details_destroy(&c->details);
     grpc_metadata_array_destroy(&c->metadata);
     if (c->grpc)
@@ -73,6 +78,7 @@ static void start_finish(struct call *c, grpc_byte_buffer *message) {
     grpc_op ops[3] = {0};
     size_t count = 0;
     c->state = CALL_FINISHING;
+    c->send_begin_ns = clock_now_ns();
     if (!c->initial_sent)
         ops[count++] = initial_metadata(c);
     if (message) {
@@ -90,6 +96,12 @@ static void start_finish(struct call *c, grpc_byte_buffer *message) {
         grpc_slice_unref(c->trailer[i].value);
 }
 
+static void start_send(struct call *c, grpc_op *op) {
+    c->sending = true;
+    c->send_begin_ns = clock_now_ns();
+    start(c, op, 1, &c->on_send);
+}
+
 /* Sends what waits, or the status when nothing does. */
 static void pump(struct call *c) {
     if (c->sending || c->state == CALL_FINISHING)
@@ -103,8 +115,7 @@ static void pump(struct call *c) {
     op.data.send_message.send_message = c->outgoing = c->sends[c->sends_first];
     c->sends_first = (c->sends_first + 1) % CALL_STREAM_SENDS_MAX;
     c->sends_count--;
-    c->sending = true;
-    start(c, &op, 1, &c->on_send);
+    start_send(c, &op);
 }
 
 static void sent(struct call *c, bool ok, struct tag *t) {
@@ -189,10 +200,32 @@ int call_count_unsent(const struct call *c) {
     return c->sends_count + c->sending;
 }
 
+int64_t call_get_stalled_ns(const struct call *c, int64_t now_ns) {
+    return c->sending || c->state == CALL_FINISHING ? now_ns - c->send_begin_ns : 0;
+}
+
+/* What is with gRPC waits for the caller's window, which the status of a cancellation does not. */
+void call_abort(struct call *c, const struct status *st, const struct failure *f) {
+    const bool blocked = c->sending || c->state == CALL_FINISHING;
+    if (c->aborted || c->state == CALL_DEAD)
+        return;
+    c->aborted = true;
+    drop_unsent(c);
+    call_fail(c, st, f);
+    c->code = (grpc_status_code)st->code;
+    if (blocked)
+        grpc_call_cancel_with_status(c->grpc, c->code, st->message, NULL);
+}
+
 /* ---- receiving ---- */
 
+/* gRPC tells it by the message that does not come, or by the end, whichever is first. */
 static void fail_cancelled(struct call *c) {
     struct status st;
+    if (c->answered)
+        return;
+    if (c->method->on_cancel)
+        c->method->on_cancel(c);
     status_set(&st, STATUS_CANCELLED, "the caller has left");
     call_fail(c, &st, NULL);
 }
@@ -240,15 +273,15 @@ static void closed(struct call *c, bool ok, struct tag *t) {
         for (int i = 0; i < CALL_REQUESTS_MAX; i++)
             if (c->requests[i].request)
                 engine_cancel(c->requests[i].request);
-        if (c->method && c->method->on_cancel && !c->answered)
-            c->method->on_cancel(c);
         if (c->method && c->method->streams)
             fail_cancelled(c);
+        else if (c->method && c->method->on_cancel && !c->answered)
+            c->method->on_cancel(c);
     }
     unref(c);
 }
 
-void call_check_upload(struct call *c, int64_t now_ns) {
+static void check_upload(struct call *c, int64_t now_ns) {
     const int limit_ms = c->server->options->upload_timeout_ms;
     if (c->state == CALL_READING && !c->method->streams &&
         now_ns - c->begin_ns > (int64_t)limit_ms * 1000000) {
@@ -257,6 +290,16 @@ void call_check_upload(struct call *c, int64_t now_ns) {
                    limit_ms);
         call_fail(c, &st, &(struct failure){.reason = "UPLOAD_TIMEOUT", .limit = "upload-timeout-ms"});
     }
+}
+
+void call_tick(struct call *c, int64_t now_ns) {
+    check_upload(c, now_ns);
+    if (c->method->on_tick)
+        c->method->on_tick(c, now_ns);
+}
+
+bool call_is_reading(const struct call *c) {
+    return c->reading;
 }
 
 /* ---- the engine ---- */
@@ -414,8 +457,7 @@ static void arrived(struct call *c, bool ok, struct tag *t) {
     } else {
         if (c->method->streams) {
             grpc_op op = initial_metadata(c);
-            c->sending = true;
-            start(c, &op, 1, &c->on_send);
+            start_send(c, &op);
         }
         c->state = CALL_READING;
         start_receive(c);

@@ -51,8 +51,11 @@ struct method {
     void (*on_sent)(
         struct call *c); /* streaming: a message of call_send is out; there is room for one more */
     void (*on_wake)(struct call *c, int value); /* after call_wake */
-    void (*on_cancel)(struct call *c); /* the caller has left or its deadline passed; its requests were
-                                          cancelled. A streaming call is then ended for the handler */
+    void (*on_drain)(struct call *c); /* no new calls are taken from here on; once, unless it was answered */
+    void (*on_tick)(struct call *c, int64_t now_ns); /* every SERVER_TICK_MS, also after it was answered */
+    void (*on_cancel)(struct call *c); /* once: the caller has left or its deadline passed, before the call
+                                          was answered; its requests were cancelled. A streaming call is then
+                                          ended for the handler */
     void (*on_free)(struct call *c);   /* the last thing: free what the state holds */
 };
 
@@ -106,7 +109,14 @@ void call_fail(struct call *c, const struct status *st, const struct failure *f)
 bool call_send(struct call *c, const ProtobufCMessage *m);
 int call_count_unsent(const struct call *c);
 void call_read_next(struct call *c);
-void call_end(struct call *c); /* OK */
+bool call_is_reading(const struct call *c); /* a message is awaited */
+void call_end(struct call *c);              /* OK */
+/* For how long the message or the status that is being sent has not gone out; 0: nothing is being sent. More
+ * than a moment: the caller does not read. */
+int64_t call_get_stalled_ns(const struct call *c, int64_t now_ns);
+/* call_fail at once, also when the call was answered but is not over: nothing that waits goes out before the
+ * status. For a caller who does not read; he may see code and message without the details of `f`. */
+void call_abort(struct call *c, const struct status *st, const struct failure *f);
 
 /* What a trailer tells beside the code (google.rpc details). */
 struct failure {

@@ -28,6 +28,7 @@ struct call {
     bool cancelled; /* the caller left, or its deadline passed */
     bool answered;  /* call_reply, call_fail or call_end was called */
     bool initial_sent, sending, reading;
+    bool aborted;    /* call_abort was called */
     bool no_message; /* unary, and the caller was done without one */
     int references;  /* batches, requests, holds; the completion-queue thread's own */
     int woken;       /* call_wake's value */
@@ -43,6 +44,7 @@ struct call {
     grpc_byte_buffer *sends[CALL_STREAM_SENDS_MAX]; /* ring of what waits to be sent */
     int sends_first, sends_count;
     grpc_byte_buffer *outgoing; /* being sent */
+    int64_t send_begin_ns;      /* since when; or the status */
 
     /* The answer, when it has to wait for what is being sent. */
     grpc_status_code code;
@@ -59,8 +61,8 @@ struct call {
 
 /* One more caller is awaited. */
 void call_arm(struct server *s);
-/* Cancels an upload that takes longer than upload-timeout-ms. */
-void call_check_upload(struct call *c, int64_t now_ns);
+/* Cancels an upload that takes longer than upload-timeout-ms; the method's on_tick. */
+void call_tick(struct call *c, int64_t now_ns);
 
 /* admit.c: whether a call that has just arrived may go on; the reason otherwise. */
 bool admit_call(struct call *c, struct status *st, struct failure *f);

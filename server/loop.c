@@ -21,10 +21,18 @@ static bool is_working(const struct server *s) {
     return false;
 }
 
+/* Handlers free no call: that is left to events. */
+static void tell_drain(struct server *s) {
+    health_end_watches(s->health);
+    for (struct call *c = s->calls; c; c = c->next)
+        if (c->method->on_drain && !c->answered)
+            c->method->on_drain(c);
+}
+
 static void shut_down_when_quiet(struct server *s) {
     const int64_t now_ns = clock_now_ns(), ms = 1000000;
     if (s->last_work_ns == 0)
-        health_end_watches(s->health);
+        tell_drain(s);
     if (s->last_work_ns == 0 || is_working(s))
         s->last_work_ns = now_ns;
     const bool quiet =
@@ -116,7 +124,7 @@ static void tick(struct server *s) {
     telemetry_set_ready(s->telemetry, server_is_ready(s));
     for (struct call *c = s->calls, *next; c; c = next) {
         next = c->next;
-        call_check_upload(c, now_ns);
+        call_tick(c, now_ns);
     }
     while (!s->shut_down && s->armed_count < SERVER_ARMED_CALLS) {
         int before = s->armed_count;

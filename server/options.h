@@ -12,7 +12,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
-#include "engine/engine.h"
+#include "engine/stream.h"
 
 enum { SERVER_MODELS_MAX = ENGINE_MODELS_MAX, SERVER_MESSAGE_BYTES_MAX_DEFAULT = 64 << 20 };
 
@@ -36,9 +36,9 @@ struct server_options {
     bool model_control; /* model-control: clients may load and unload (off by default) */
 
     /* The engine: max-batch-seconds, batch-delay-us, queue-depth, max-queued-seconds, prepare-threads,
-     * transcode-threads, silence-dbfs (off = never), max-file-bytes is max-message-bytes here, max-duration,
-     * decode-timeout-ms, ffmpeg-bin (also FFMPEG_BIN); device, precision, threads, no-pin, devices,
-     * cuda-conv, cuda-attention, cuda-graphs, gpu-memory-limit. */
+     * transcode-threads, stream-threads, max-streams, silence-dbfs (off = never), max-file-bytes is
+     * max-message-bytes here, max-duration, decode-timeout-ms, ffmpeg-bin (also FFMPEG_BIN); device,
+     * precision, threads, no-pin, devices, cuda-conv, cuda-attention, cuda-graphs, gpu-memory-limit. */
     struct engine_options engine;
     struct model_options model;
     enum server_gpu_fault on_gpu_fault; /* on-gpu-fault exit|cpu: what becomes of it when a GPU is lost */
@@ -46,12 +46,19 @@ struct server_options {
     /* Limits of the server. */
     int64_t message_bytes_max; /* max-message-bytes; default 64 MiB */
     int64_t receive_bytes_max; /* max-receive-bytes: of all messages that are being received; default 1 GiB */
-    int calls_max;             /* max-calls: open at a time, health and streams included; default 4096 */
-    int metadata_bytes_max;    /* max-metadata-bytes of one call; default 16384 */
-    int connection_streams_max; /* max-concurrent-streams of one connection; default 1024 */
+    int64_t
+        stream_message_bytes_max; /* max-stream-message-bytes: one message of StreamingPredict; default 1 MiB
+                                   */
+    int calls_max;                /* max-calls: open at a time, health and streams included; default 4096 */
+    int metadata_bytes_max;       /* max-metadata-bytes of one call; default 16384 */
+    int connection_streams_max;   /* max-concurrent-streams of one connection; default 1024 */
     int upload_timeout_ms; /* upload-timeout-ms: from a call's beginning to its whole message; default 60000
                             */
-    int keepalive_time_ms; /* grpc-keepalive-time-ms; default 7200000 */
+    int stream_idle_ms;  /* stream-idle-ms: a stream whose client sends nothing for so long is ended; default
+                            60000 */
+    int stream_stall_ms; /* stream-stall-ms: likewise one whose client does not read; default 15000 */
+    int stream_lifetime_s;        /* stream-lifetime-s; 0 = for ever; default 21600 */
+    int keepalive_time_ms;        /* grpc-keepalive-time-ms; default 7200000 */
     int keepalive_timeout_ms;     /* grpc-keepalive-timeout-ms; default 20000 */
     bool keepalive_without_calls; /* grpc-keepalive-permit-without-calls */
     int ping_interval_min_ms;     /* grpc-http2-min-recv-ping-interval-without-data-ms; default 300000 */

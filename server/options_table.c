@@ -20,6 +20,8 @@ enum {
     DECODE_MS_MIN = 100,
     HOUR_MS = 3600 * 1000,
     DAY_MS = 24 * HOUR_MS,
+    STREAMS_MAX = 100000,
+    STREAM_SECONDS_MAX = 31 * 24 * 3600,
 };
 
 #define AT(field)    .offset = offsetof(struct server_options, field)
@@ -102,6 +104,20 @@ const struct option_row option_rows[] = {
      METADATA_BYTES_MAX, 16384, .help = "the metadata of one call"},
     {OPTION_WHOLE, "upload-timeout-ms", "MS", WHOLE(upload_timeout_ms), 1, DAY_MS, 60000,
      .help = "from the beginning of a call to the end of its message"},
+
+    {OPTION_GROUP, "Live streams (StreamingPredict)", .help = ""},
+    {OPTION_WHOLE, "max-streams", "N", WHOLE(engine.streams_max), 1, STREAMS_MAX, ENGINE_STREAMS_MAX_DEFAULT,
+     .help = "open at a time; more are refused with RESOURCE_EXHAUSTED"},
+    {OPTION_WHOLE, "stream-threads", "N", WHOLE(engine.stream_threads), 1, POOL_THREADS_MAX,
+     ENGINE_STREAM_THREADS_DEFAULT, .help = "threads that decode, resample and cut them"},
+    {OPTION_BYTES, "max-stream-message-bytes", "N", WHOLE(stream_message_bytes_max), MESSAGE_BYTES_MIN,
+     MESSAGE_BYTES_MAX, 1 << 20, .help = "one message of a stream"},
+    {OPTION_WHOLE, "stream-idle-ms", "MS", WHOLE(stream_idle_ms), 1, DAY_MS, 60000,
+     .help = "a stream is ended whose client sends nothing for this time"},
+    {OPTION_WHOLE, "stream-stall-ms", "MS", WHOLE(stream_stall_ms), 1, DAY_MS, 15000,
+     .help = "likewise when results wait and the client does not read for this time"},
+    {OPTION_WHOLE, "stream-lifetime-s", "S", WHOLE(stream_lifetime_s), 0, STREAM_SECONDS_MAX, 21600,
+     .help = "a stream is asked to come again after this time; 0: never"},
 
     {OPTION_GROUP, "Connections", .help = ""},
     {OPTION_WHOLE, "max-concurrent-streams", "N", WHOLE(connection_streams_max), 1, CALLS_MAX, 1024,

@@ -1,10 +1,10 @@
-/* timbre.v1.Timbre: Predict, ListModels, GetModel. StreamingPredict is announced and not here yet. */
+/* timbre.v1.Timbre: Predict, ListModels, GetModel. StreamingPredict is stream.c's. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "server/answer.h"
-#include "server/internal.h"
+#include "server/timbre.h"
 
 enum { AUDIO_FIELD = 1 }; /* PredictRequest.audio */
 
@@ -20,7 +20,8 @@ static bool fail_field(struct call *c, const char *field, const struct status *s
     return false;
 }
 
-static bool read_format(struct call *c, const Timbre__V1__AudioFormat *from, struct audio_format *to) {
+int timbre_read_format(const Timbre__V1__AudioFormat *from, const struct timbre_format_limits *limits,
+                       struct audio_format *to, const char **field, struct status *st) {
     static const enum audio_encoding encodings[] = {
         [TIMBRE__V1__ENCODING__ENCODING_UNSPECIFIED] = AUDIO_FILE,
         [TIMBRE__V1__ENCODING__ENCODING_FILE] = AUDIO_FILE,
@@ -29,33 +30,40 @@ static bool read_format(struct call *c, const Timbre__V1__AudioFormat *from, str
         [TIMBRE__V1__ENCODING__ENCODING_MULAW] = AUDIO_MULAW,
         [TIMBRE__V1__ENCODING__ENCODING_ALAW] = AUDIO_ALAW,
     };
-    struct status st;
     *to = (struct audio_format){.encoding = AUDIO_FILE, .rate_hz = 16000, .channels = 1};
-    if (!from)
-        return true;
-    if ((unsigned)from->encoding >= sizeof encodings / sizeof *encodings) {
-        status_set(&st, STATUS_INVALID_ARGUMENT, "format.encoding: %d is none that this server knows",
-                   (int)from->encoding);
-        return fail_field(c, "format.encoding", &st);
-    }
-    to->encoding = encodings[from->encoding];
+    *field = "format.encoding";
+    if (from && (unsigned)from->encoding >= sizeof encodings / sizeof *encodings)
+        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %d is none that this server knows", *field,
+                          (int)from->encoding);
+    if (from)
+        to->encoding = encodings[from->encoding];
+    if (to->encoding == AUDIO_FILE && limits->raw_only)
+        return status_set(st, STATUS_INVALID_ARGUMENT,
+                          "%s: a raw encoding is needed: PCM16, FLOAT32, MULAW or ALAW", *field);
     if (to->encoding == AUDIO_FILE)
-        return true;
+        return 0;
     if (from->sample_rate_hz)
         to->rate_hz = from->sample_rate_hz;
     if (from->channels)
         to->channels = from->channels;
-    if (to->rate_hz < AUDIO_RATE_HZ_MIN || to->rate_hz > AUDIO_RATE_HZ_MAX) {
-        status_set(&st, STATUS_INVALID_ARGUMENT, "format.sample_rate_hz: %d is not in %d..%d", to->rate_hz,
-                   AUDIO_RATE_HZ_MIN, AUDIO_RATE_HZ_MAX);
-        return fail_field(c, "format.sample_rate_hz", &st);
-    }
-    if (to->channels < 1 || to->channels > AUDIO_CHANNELS_MAX) {
-        status_set(&st, STATUS_INVALID_ARGUMENT, "format.channels: %d is not in 1..%d", to->channels,
-                   AUDIO_CHANNELS_MAX);
-        return fail_field(c, "format.channels", &st);
-    }
-    return true;
+    *field = "format.sample_rate_hz";
+    if (to->rate_hz < limits->rate_hz_min || to->rate_hz > limits->rate_hz_max)
+        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %d is not in %d..%d", *field, to->rate_hz,
+                          limits->rate_hz_min, limits->rate_hz_max);
+    *field = "format.channels";
+    if (to->channels < 1 || to->channels > limits->channels_max)
+        return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %d is not in 1..%d", *field, to->channels,
+                          limits->channels_max);
+    return 0;
+}
+
+static bool read_format(struct call *c, const Timbre__V1__AudioFormat *from, struct audio_format *to) {
+    static const struct timbre_format_limits limits = {.rate_hz_min = AUDIO_RATE_HZ_MIN,
+                                                       .rate_hz_max = AUDIO_RATE_HZ_MAX,
+                                                       .channels_max = AUDIO_CHANNELS_MAX};
+    const char *field;
+    struct status st;
+    return timbre_read_format(from, &limits, to, &field, &st) == 0 || fail_field(c, field, &st);
 }
 
 static bool read_windows(struct call *c, const Timbre__V1__Windows *from, struct engine_request_options *o) {
@@ -74,10 +82,16 @@ static bool read_windows(struct call *c, const Timbre__V1__Windows *from, struct
                    o->hop_s, o->window_s);
         return fail_field(c, "windows.hop_s", &st);
     }
+    o->speech_s_min = from->speech_s_min;
+    if (!(o->speech_s_min >= 0 && o->speech_s_min <= o->window_s)) {
+        status_set(&st, STATUS_INVALID_ARGUMENT, "windows.speech_s_min: %g is not in 0..%g (the length)",
+                   o->speech_s_min, o->window_s);
+        return fail_field(c, "windows.speech_s_min", &st);
+    }
     return true;
 }
 
-static bool find_model(struct call *c, const char *name, const char *version,
+bool timbre_find_model(struct call *c, const char *name, const char *version,
                        struct repository_entry **entry) {
     struct status st;
     if (repository_find(call_get_server(c)->repository, name, version, entry, &st)) {
@@ -111,7 +125,7 @@ static bool read_request(struct call *c, const Timbre__V1__PredictRequest *reque
         return fail_field(c, "priority", &st);
     }
     if (!read_format(c, request->format, &o->format) || !read_windows(c, request->windows, o) ||
-        !find_model(c, request->model, request->model_version, &entry))
+        !timbre_find_model(c, request->model, request->model_version, &entry))
         return false;
     o->model = p->model = entry->model;
     o->embedding = request->embedding;
@@ -223,24 +237,12 @@ static void get_model(struct call *c, struct wire_message *in) {
         call_fail(c, &st, &(struct failure){.reason = "MALFORMED_MESSAGE"});
         return;
     }
-    if (find_model(c, request->model, request->model_version, &entry)) {
+    if (timbre_find_model(c, request->model, request->model_version, &entry)) {
         Timbre__V1__Model model;
         answer_describe_model(&model, entry->name, entry->version, engine_model_get(entry->model));
         call_reply(c, &model.base);
     }
     timbre__v1__get_model_request__free_unpacked(request, NULL);
-}
-
-static void refuse_stream(struct call *c, struct wire_message *in) {
-    struct status st;
-    wire_message_free(in);
-    status_set(&st, STATUS_UNIMPLEMENTED, "StreamingPredict is not in this version; Predict is");
-    call_fail(c, &st, NULL);
-}
-
-static void refuse_empty_stream(struct call *c) {
-    struct wire_message none = {0};
-    refuse_stream(c, &none);
 }
 
 const struct method timbre_methods[] = {
@@ -251,8 +253,15 @@ const struct method timbre_methods[] = {
      .on_answer = predict_answer},
     {.path = "/timbre.v1.Timbre/StreamingPredict",
      .streams = true,
-     .on_message = refuse_stream,
-     .on_half_close = refuse_empty_stream},
+     .state_bytes = sizeof(struct stream *),
+     .on_message = server_stream_message,
+     .on_half_close = server_stream_half_close,
+     .on_sent = server_stream_sent,
+     .on_wake = server_stream_wake,
+     .on_drain = server_stream_drain,
+     .on_tick = server_stream_tick,
+     .on_cancel = server_stream_cancel,
+     .on_free = server_stream_free},
     {.path = "/timbre.v1.Timbre/ListModels", .on_message = list_models},
     {.path = "/timbre.v1.Timbre/GetModel", .on_message = get_model},
     {0},

@@ -26,10 +26,14 @@ static const char *const state_names[STATES] = {"loading", "ready", "unloading",
 
 /* ErrorInfo reasons that mean: turned away by a limit or by the server's state, whatever the audio was. */
 static const char *const refusals[] = {
-    "QUEUE_FULL", "TOO_MANY_CALLS", "MESSAGE_TOO_LARGE", "UPLOAD_TIMEOUT",
-    "DRAINING",   "STOPPING",       "UNAUTHENTICATED",   "MODEL_NOT_READY",
+    "QUEUE_FULL", "TOO_MANY_CALLS", "TOO_MANY_STREAMS", "MESSAGE_TOO_LARGE", "UPLOAD_TIMEOUT",
+    "DRAINING",   "STOPPING",       "UNAUTHENTICATED",  "MODEL_NOT_READY",
 };
 enum { REFUSALS = sizeof refusals / sizeof *refusals, REFUSAL_BYTES_MAX = 24 };
+
+/* In the order of enum telemetry_end. */
+static const char *const end_names[TELEMETRY_ENDS] = {"client", "drain", "lifetime", "idle",
+                                                      "stall",  "error", "cancelled"};
 
 /* NULL until it is first needed. */
 typedef _Atomic(struct metrics_series *) series_slot;
@@ -42,7 +46,8 @@ struct method_series {
 
 struct telemetry {
     struct metrics *metrics;
-    struct metrics_family *requests, *seconds, *model_state;
+    struct metrics_family *requests, *seconds, *model_state, *stream_results;
+    struct metrics_series *streams, *ended[TELEMETRY_ENDS], *stream_lag, *stream_audio;
     struct metrics_series *refused[REFUSALS];
     struct metrics_series *received, *ready, *log_dropped, *tls_expiry, *build;
     struct metrics_series *resident, *open_fds, *max_fds, *cpu;
@@ -155,6 +160,22 @@ static void add_calls(struct telemetry *t, struct metrics *m) {
         add(m, METRICS_COUNTER, "timbre_received_bytes_total", "Bytes of messages received.", ""));
 }
 
+static void add_streams(struct telemetry *t, struct metrics *m) {
+    t->streams = metrics_get(add(m, METRICS_GAUGE, "timbre_streams", "Live streams that are open.", ""));
+    struct metrics_family *ended =
+        add(m, METRICS_COUNTER, "timbre_streams_ended_total", "Live streams that ended, by why.", "end");
+    for (int i = 0; i < TELEMETRY_ENDS; i++)
+        t->ended[i] = metrics_get(ended, end_names[i]);
+    t->stream_results = add(m, METRICS_COUNTER, "timbre_stream_results_total",
+                            "Results of live streams, interim ones included.", "model,status");
+    t->stream_lag =
+        metrics_get(metrics_add(m, METRICS_HISTOGRAM, "timbre_stream_lag_seconds",
+                                "From the last byte that a result of a live stream needs to the result.", "",
+                                metrics_seconds_bounds, METRICS_SECONDS_BOUNDS));
+    t->stream_audio = metrics_get(add(m, METRICS_COUNTER, "timbre_stream_audio_seconds_total",
+                                      "Audio of live streams, of each channel that is analysed.", ""));
+}
+
 static struct metrics_series *get_code(struct telemetry *t, struct method_series *method, int code) {
     struct metrics_series *s = atomic_load(&method->codes[code]);
     if (!s) { /* two threads at once get the same one */
@@ -206,6 +227,7 @@ int telemetry_new(struct telemetry **out, struct metrics *m, const char *const *
         }
     }
     add_calls(t, m);
+    add_streams(t, m);
     make_codes_early(t);
     t->ready =
         metrics_get(add(m, METRICS_GAUGE, "timbre_ready", "1 when it serves and a model is ready.", ""));
@@ -253,6 +275,36 @@ void telemetry_count_refused(struct telemetry *t, const char *reason) {
 void telemetry_count_received(struct telemetry *t, size_t bytes) {
     if (t)
         metrics_count(t->received, (double)bytes);
+}
+
+/* ---- streams ---- */
+
+void telemetry_begin_stream(struct telemetry *t, struct telemetry_stream *s, const char *model) {
+    if (!t)
+        return;
+    for (int i = 0; i < TELEMETRY_OUTCOMES; i++)
+        s->results[i] = metrics_get(t->stream_results, model, engine_outcome_name((enum engine_outcome)i));
+    metrics_count(t->streams, 1);
+}
+
+void telemetry_end_stream(struct telemetry *t, enum telemetry_end end) {
+    if (!t)
+        return;
+    metrics_count(t->streams, -1);
+    metrics_count(t->ended[end], 1);
+}
+
+void telemetry_count_result(struct telemetry *t, const struct telemetry_stream *s,
+                            enum engine_outcome outcome, double lag_s) {
+    if (!t)
+        return;
+    metrics_count(s->results[outcome], 1);
+    metrics_observe(t->stream_lag, lag_s);
+}
+
+void telemetry_count_stream_audio(struct telemetry *t, double seconds) {
+    if (t)
+        metrics_count(t->stream_audio, seconds);
 }
 
 /* ---- states ---- */

@@ -9,6 +9,7 @@
 
 #include "base/metrics.h"
 #include "base/status.h"
+#include "engine/engine.h"
 
 struct telemetry;
 enum { TELEMETRY_METHODS_MAX = 256 };
@@ -29,6 +30,29 @@ void telemetry_count_call(struct telemetry *t, int method, int code, double seco
  * refusals (the table is in telemetry.c), and NULL, are left out, so it may be called for every failure. */
 void telemetry_count_refused(struct telemetry *t, const char *reason);
 void telemetry_count_received(struct telemetry *t, size_t bytes); /* of messages, as they came */
+
+/* A live stream was opened for a model; it ended. The two come in pairs. */
+enum telemetry_end {
+    TELEMETRY_END_CLIENT, /* he sent all */
+    TELEMETRY_END_DRAIN,
+    TELEMETRY_END_LIFETIME,
+    TELEMETRY_END_IDLE,
+    TELEMETRY_END_STALL,
+    TELEMETRY_END_ERROR,
+    TELEMETRY_END_CANCELLED, /* the caller left, or his deadline passed */
+    TELEMETRY_ENDS
+};
+enum { TELEMETRY_OUTCOMES = ENGINE_ERROR + 1 };
+struct telemetry_stream {
+    struct metrics_series *results[TELEMETRY_OUTCOMES];
+};
+void telemetry_begin_stream(struct telemetry *t, struct telemetry_stream *s, const char *model);
+void telemetry_end_stream(struct telemetry *t, enum telemetry_end end);
+/* A result was sent, `lag_s` after the last byte that it needed had come. */
+void telemetry_count_result(struct telemetry *t, const struct telemetry_stream *s,
+                            enum engine_outcome outcome, double lag_s);
+/* Audio of a stream has come: of each channel that is analysed. */
+void telemetry_count_stream_audio(struct telemetry *t, double seconds);
 
 void telemetry_set_ready(struct telemetry *t, bool ready); /* serving, with a model */
 /* What runs, as labels. One thread at a time. */

@@ -268,13 +268,6 @@ def test_unknown_methods(server):
             list(channel.stream_stream("/a/b", lambda b: b, lambda b: b)(iter([b"x"] * 3), timeout=TIMEOUT_S))
 
 
-def test_streaming_is_not_here_yet(stub):
-    m = stubs().timbre
-    for messages in ([m.StreamingPredictRequest(audio=b"abc")] * 3, []):
-        with raises(grpc.StatusCode.UNIMPLEMENTED, "StreamingPredict"):
-            list(stub.StreamingPredict(iter(messages), timeout=TIMEOUT_S))
-
-
 # ---- request ids and the log ----------------------------------------------------------------------------------------
 
 

@@ -34,6 +34,8 @@ static void test_defaults(void **state) {
     assert_int_equal(o->engine.queue_depth, engine.queue_depth);
     assert_int_equal(o->engine.prepare_threads, engine.prepare_threads);
     assert_int_equal(o->engine.transcode_threads, engine.transcode_threads);
+    assert_int_equal(o->engine.stream_threads, ENGINE_STREAM_THREADS_DEFAULT);
+    assert_int_equal(o->engine.streams_max, ENGINE_STREAMS_MAX_DEFAULT);
     assert_true(o->engine.audio.duration_s_max == engine.audio.duration_s_max);
     assert_int_equal(o->engine.audio.decode_ms_max, engine.audio.decode_ms_max);
     assert_null(o->engine.audio.ffmpeg);
@@ -55,6 +57,10 @@ static void test_defaults(void **state) {
     assert_int_equal(o->metadata_bytes_max, 16384);
     assert_int_equal(o->connection_streams_max, 1024);
     assert_int_equal(o->upload_timeout_ms, 60000);
+    assert_int_equal(o->stream_message_bytes_max, 1 << 20);
+    assert_int_equal(o->stream_idle_ms, 60000);
+    assert_int_equal(o->stream_stall_ms, 15000);
+    assert_int_equal(o->stream_lifetime_s, 21600);
     assert_int_equal(o->keepalive_time_ms, 7200000);
     assert_int_equal(o->keepalive_timeout_ms, 20000);
     assert_false(o->keepalive_without_calls);

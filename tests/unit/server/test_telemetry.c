@@ -141,6 +141,40 @@ static void test_refused(void **state) {
     assert_value(f, "timbre_received_bytes_total", 1024);
 }
 
+static void test_streams(void **state) {
+    struct fixture *f = *state;
+    static const char *const ends[] = {"client", "drain", "lifetime", "idle", "stall", "error", "cancelled"};
+    char series[100];
+    struct telemetry_stream one, two;
+    assert_value(f, "timbre_streams", 0);
+    telemetry_begin_stream(f->t, &one, "a");
+    telemetry_begin_stream(f->t, &two, "b");
+    assert_value(f, "timbre_streams", 2);
+    telemetry_count_result(f->t, &one, ENGINE_OK, 0.015);
+    telemetry_count_result(f->t, &one, ENGINE_OK, 0.4);
+    telemetry_count_result(f->t, &one, ENGINE_NO_SPEECH, 0.001);
+    telemetry_count_result(f->t, &two, ENGINE_ERROR, 0.001);
+    telemetry_count_stream_audio(f->t, 1.5);
+    telemetry_count_stream_audio(f->t, 2);
+    assert_value(f, "timbre_stream_results_total{model=\"a\",status=\"ok\"}", 2);
+    assert_value(f, "timbre_stream_results_total{model=\"a\",status=\"no_speech\"}", 1);
+    assert_value(f, "timbre_stream_results_total{model=\"a\",status=\"error\"}", 0);
+    assert_value(f, "timbre_stream_results_total{model=\"b\",status=\"error\"}", 1);
+    assert_value(f, "timbre_stream_lag_seconds_count", 4);
+    assert_value(f, "timbre_stream_lag_seconds_bucket{le=\"0.02\"}", 3);
+    assert_value(f, "timbre_stream_audio_seconds_total", 3.5);
+    for (int i = 0; i < TELEMETRY_ENDS; i++) { /* each adds to its own, which stands at 0 from the start */
+        snprintf(series, sizeof series, "timbre_streams_ended_total{end=\"%s\"}", ends[i]);
+        assert_value(f, series, 0);
+        telemetry_begin_stream(f->t, &one, "a");
+        telemetry_end_stream(f->t, (enum telemetry_end)i);
+        assert_value(f, series, 1);
+    }
+    telemetry_end_stream(f->t, TELEMETRY_END_IDLE);
+    assert_value(f, "timbre_streams", 1);
+    assert_value(f, "timbre_streams_ended_total{end=\"idle\"}", 2);
+}
+
 static void test_states(void **state) {
     struct fixture *f = *state;
     assert_value(f, "timbre_ready", 0);
@@ -222,6 +256,11 @@ static void test_null(void **state) {
     telemetry_set_build(NULL, "", "", "");
     telemetry_set_model(NULL, "", "", 0);
     telemetry_set_tls_expiry(NULL, 0);
+    struct telemetry_stream stream;
+    telemetry_begin_stream(NULL, &stream, "a");
+    telemetry_count_result(NULL, &stream, ENGINE_OK, 1);
+    telemetry_count_stream_audio(NULL, 1);
+    telemetry_end_stream(NULL, TELEMETRY_END_CLIENT);
     telemetry_del(NULL);
     struct telemetry *t; /* a server that counts nowhere */
     struct status st;
@@ -230,6 +269,9 @@ static void test_null(void **state) {
     telemetry_count_call(t, 0, 0, 1);
     telemetry_set_model(t, "a", "1", 1);
     telemetry_set_tls_expiry(t, 1);
+    telemetry_begin_stream(t, &stream, "a");
+    telemetry_count_result(t, &stream, ENGINE_OK, 1);
+    telemetry_end_stream(t, TELEMETRY_END_CLIENT);
     telemetry_del(t);
     assert_int_equal(telemetry_new(&t, NULL, methods, TELEMETRY_METHODS_MAX + 1, &st), -1);
     assert_int_equal(st.code, STATUS_RESOURCE_EXHAUSTED);
@@ -272,8 +314,9 @@ static void test_many_threads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(test_calls),  TEST(test_odd_calls), TEST(test_codes), TEST(test_refused),
-        TEST(test_states), TEST(test_process),   TEST(test_null),  TEST(test_many_threads),
+        TEST(test_calls),   TEST(test_odd_calls),    TEST(test_codes),
+        TEST(test_refused), TEST(test_states),       TEST(test_process),
+        TEST(test_null),    TEST(test_many_threads), TEST(test_streams),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
