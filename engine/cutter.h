@@ -57,7 +57,8 @@ bool cutter_next(struct cutter *c, struct cutter_piece *piece);
 size_t cutter_take_frames(struct cutter *c, int64_t *first, const unsigned char **speech);
 
 /* Samples of the signal before this one are not needed any more by a cutter that goes on with
- * had_end = the end of the last final piece given. At most VAD_MEMORY_S before that, or 0. */
+ * had_end = the end of the last final piece given: VAD_MEMORY_S before what is not answered yet begins, or 0.
+ */
 int64_t cutter_find_needed(const struct cutter *c);
 /* Samples held now. */
 size_t cutter_count_held(const struct cutter *c);

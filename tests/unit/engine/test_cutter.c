@@ -44,6 +44,7 @@ void *__wrap_calloc(size_t n, size_t size) {
 void *__wrap_realloc(void *p, size_t n) {
     return fails() ? NULL : __real_realloc(p, n);
 }
+
 /* ---- windows ---- */
 
 /* What windows.h and the whole signal's frames say. */
