@@ -32,7 +32,7 @@ static void init_answer(struct timbre_call *c) {
     c->details = grpc_empty_slice();
 }
 
-static gpr_timespec to_timespec(int64_t ns) {
+gpr_timespec call_to_timespec(int64_t ns) {
     if (ns == INT64_MAX)
         return gpr_inf_future(GPR_CLOCK_MONOTONIC);
     return (gpr_timespec){
@@ -44,9 +44,9 @@ static grpc_call_error begin_attempt(struct timbre_call *c) {
     struct timbre_client *client = c->client;
     if (c->attempt)
         grpc_call_unref(c->attempt);
-    c->attempt =
-        grpc_channel_create_registered_call(client->channel, NULL, GRPC_PROPAGATE_DEFAULTS, client->cq,
-                                            client->methods[c->method], to_timespec(c->deadline_ns), NULL);
+    c->attempt = grpc_channel_create_registered_call(client->channel, NULL, GRPC_PROPAGATE_DEFAULTS,
+                                                     client->cq, client->methods[c->method],
+                                                     call_to_timespec(c->deadline_ns), NULL);
     c->state = CLIENT_CALL_RUNNING;
     c->status.attempts++;
     init_answer(c);
@@ -86,7 +86,7 @@ static void leave_client(struct timbre_call *c) {
         client->calls = c->next;
     if (c->next)
         c->next->previous = c->previous;
-    if (!client->calls)
+    if (!client->calls && !client->streams)
         pthread_cond_broadcast(&client->idle);
     pthread_mutex_unlock(&client->mutex);
 }
@@ -101,6 +101,17 @@ static void give_back(struct timbre_call *c) {
     c->attempt = NULL;
 }
 
+grpc_slice call_join_message(grpc_byte_buffer *message) {
+    const grpc_slice_buffer *slices = &message->data.raw.slice_buffer;
+    if (slices->count == 1)
+        return grpc_slice_ref(slices->slices[0]);
+    grpc_byte_buffer_reader reader;
+    grpc_byte_buffer_reader_init(&reader, message);
+    const grpc_slice all = grpc_byte_buffer_reader_readall(&reader);
+    grpc_byte_buffer_reader_destroy(&reader);
+    return all;
+}
+
 /* The client's thread. Calls done and drops the client's reference. */
 static void complete(struct timbre_call *c) {
     pthread_mutex_lock(&c->mutex);
@@ -108,17 +119,9 @@ static void complete(struct timbre_call *c) {
     give_back(c);
     pthread_mutex_unlock(&c->mutex);
     if (c->status.code == TIMBRE_CODE_OK && c->reply) {
-        const grpc_slice_buffer *slices = &c->reply->data.raw.slice_buffer;
-        if (slices->count == 1) {
-            c->done(c, GRPC_SLICE_START_PTR(slices->slices[0]), GRPC_SLICE_LENGTH(slices->slices[0]));
-        } else {
-            grpc_byte_buffer_reader reader;
-            grpc_byte_buffer_reader_init(&reader, c->reply);
-            grpc_slice all = grpc_byte_buffer_reader_readall(&reader);
-            grpc_byte_buffer_reader_destroy(&reader);
-            c->done(c, GRPC_SLICE_START_PTR(all), GRPC_SLICE_LENGTH(all));
-            grpc_slice_unref(all);
-        }
+        const grpc_slice all = call_join_message(c->reply);
+        c->done(c, GRPC_SLICE_START_PTR(all), GRPC_SLICE_LENGTH(all));
+        grpc_slice_unref(all);
     } else {
         if (c->status.code == TIMBRE_CODE_OK)
             reply_fail(&c->status, TIMBRE_CODE_INTERNAL, "the server answered OK without a reply");
@@ -129,22 +132,21 @@ static void complete(struct timbre_call *c) {
     unref(c);
 }
 
-/* What the server said, into c->status; `a` is for the decision about another attempt. */
-static void read_status(struct timbre_call *c, struct retry_answer *a) {
-    struct timbre_status *st = &c->status;
-    *a = (struct retry_answer){.code = (int)c->code};
-    st->code = (int)c->code;
+void call_read_status(struct timbre_status *st, struct retry_answer *a, grpc_status_code code,
+                      grpc_slice message, const grpc_metadata_array *trailing) {
+    *a = (struct retry_answer){.code = (int)code};
+    st->code = (int)code;
     st->retry_after_ms = -1;
     st->reason[0] = st->message[0] = 0;
-    if (c->code == GRPC_STATUS_OK)
+    if (code == GRPC_STATUS_OK)
         return;
-    size_t bytes = GRPC_SLICE_LENGTH(c->details);
+    size_t bytes = GRPC_SLICE_LENGTH(message);
     bytes = bytes < sizeof st->message ? bytes : sizeof st->message - 1;
-    memcpy(st->message, GRPC_SLICE_START_PTR(c->details), bytes);
+    memcpy(st->message, GRPC_SLICE_START_PTR(message), bytes);
     st->message[bytes] = 0;
     const grpc_metadata *details = NULL;
-    for (size_t i = 0; i < c->trailing.count; i++) {
-        const grpc_metadata *m = &c->trailing.metadata[i];
+    for (size_t i = 0; i < trailing->count; i++) {
+        const grpc_metadata *m = &trailing->metadata[i];
         if (grpc_slice_str_cmp(m->key, "grpc-retry-pushback-ms") == 0) {
             a->has_pushback = true;
             a->pushback_ms = retry_parse_pushback((const char *)GRPC_SLICE_START_PTR(m->value),
@@ -167,21 +169,26 @@ static uint64_t next_random(struct timbre_client *client) { /* xorshift */
     return client->random = r;
 }
 
+int64_t call_choose_wait_ms(struct timbre_client *client, int attempts, const struct retry_answer *answer,
+                            int64_t deadline_ns) {
+    const int64_t left_ms = deadline_ns == INT64_MAX ? INT64_MAX : (deadline_ns - clock_now_ns()) / 1000000;
+    return retry_wait_ms(&client->retry, attempts, answer, left_ms, next_random(client));
+}
+
 /* The attempt's event. */
-static void on_finished(struct timbre_call *c) {
+static void on_finished(void *owner, bool ok) {
+    struct timbre_call *c = owner;
     struct timbre_client *client = c->client;
     struct retry_answer answer;
-    read_status(c, &answer);
+    (void)ok;
+    call_read_status(&c->status, &answer, c->code, c->details, &c->trailing);
     if (answer.code != GRPC_STATUS_OK) {
-        const int64_t now_ns = clock_now_ns();
-        const int64_t left_ms = c->deadline_ns == INT64_MAX ? INT64_MAX : (c->deadline_ns - now_ns) / 1000000;
-        const int64_t wait_ms =
-            retry_wait_ms(&client->retry, c->status.attempts, &answer, left_ms, next_random(client));
+        const int64_t wait_ms = call_choose_wait_ms(client, c->status.attempts, &answer, c->deadline_ns);
         bool waits = false;
         pthread_mutex_lock(&c->mutex);
         if (wait_ms >= 0 && !c->cancelled) {
-            c->timer.at_ns = now_ns + wait_ms * 1000000;
-            waits = timers_add(&client->timers, &c->timer) == 0;
+            c->timer.timer.at_ns = clock_now_ns() + wait_ms * 1000000;
+            waits = timers_add(&client->timers, &c->timer.timer) == 0;
         }
         if (waits) {
             c->state = CLIENT_CALL_WAITING;
@@ -202,7 +209,9 @@ static void end_early(struct timbre_call *c, int code, const char *why) {
     complete(c);
 }
 
-void call_resume(struct timbre_call *c) {
+/* The next attempt of a call whose time has come. */
+static void resume(void *owner) {
+    struct timbre_call *c = owner;
     grpc_call_error error = GRPC_CALL_OK;
     pthread_mutex_lock(&c->mutex);
     const bool cancelled = c->cancelled;
@@ -216,10 +225,12 @@ void call_resume(struct timbre_call *c) {
 }
 
 /* Somebody cancelled it while it waited. */
-static void on_woken(struct timbre_call *c) {
-    if (c->timer.place) {
-        timers_remove(&c->client->timers, &c->timer);
-        call_resume(c); /* may drop the client's reference */
+static void on_woken(void *owner, bool ok) {
+    struct timbre_call *c = owner;
+    (void)ok;
+    if (c->timer.timer.place) {
+        timers_remove(&c->client->timers, &c->timer.timer);
+        resume(c); /* may drop the client's reference */
     }
     unref(c); /* NOLINT(clang-analyzer-unix.Malloc): the wake's own, which it does not count */
 }
@@ -249,6 +260,13 @@ static int enter_client(struct timbre_call *c, struct timbre_status *status) {
     return closing ? reply_fail(status, TIMBRE_CODE_CANCELLED, "the client is being deleted") : 0;
 }
 
+int call_check_traceparent(const char *traceparent, struct timbre_status *status) {
+    for (const char *s = traceparent; s && *s; s++)
+        if (*s < ' ' || *s > '~')
+            return reply_fail(status, TIMBRE_CODE_INVALID_ARGUMENT, "traceparent: not printable ASCII");
+    return 0;
+}
+
 int call_start(struct timbre_client *client, const struct call_options *o, struct timbre_call **handle,
                struct timbre_status *status) {
     const int deadline_ms = o->deadline_ms ? o->deadline_ms : client->deadline_ms;
@@ -261,6 +279,7 @@ int call_start(struct timbre_client *client, const struct call_options *o, struc
     c->client = client;
     c->finished = (struct client_tag){on_finished, c};
     c->woken = (struct client_tag){on_woken, c};
+    c->timer = (struct client_timer){.run = resume, .owner = c};
     c->method = o->method;
     c->deadline_ns =
         deadline_ms == TIMBRE_NO_DEADLINE ? INT64_MAX : clock_now_ns() + (int64_t)deadline_ms * 1000000;

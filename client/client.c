@@ -1,7 +1,6 @@
 /* The client: its options, its thread, its end. */
 #include <limits.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -9,6 +8,7 @@
 #include "base/clock.h"
 #include "client/internal.h"
 #include "client/reply.h"
+#include "client/stream.h"
 
 enum { DEADLINE_MS_DEFAULT = 60000, ATTEMPTS_MAX_DEFAULT = 4, BACKOFF_INITIAL_MS_DEFAULT = 100 };
 enum { BACKOFF_MAX_MS_DEFAULT = 5000, ATTEMPTS_LIMIT = 1000, BACKOFF_MS_LIMIT = 3600 * 1000 };
@@ -18,6 +18,7 @@ static const char *const paths[CLIENT_METHODS] = {
     [CLIENT_LIST_MODELS] = "/timbre.v1.Timbre/ListModels",
     [CLIENT_GET_MODEL] = "/timbre.v1.Timbre/GetModel",
     [CLIENT_CHECK_HEALTH] = "/grpc.health.v1.Health/Check",
+    [CLIENT_STREAMING_PREDICT] = "/timbre.v1.Timbre/StreamingPredict",
 };
 
 const char *timbre_client_version(void) {
@@ -62,19 +63,14 @@ static void take_options(struct timbre_client *c, const struct timbre_client_opt
 
 /* ---- its thread ---- */
 
-static struct timbre_call *call_of_timer(struct timer *t) {
-    return (struct timbre_call *)((char *)t - offsetof(struct timbre_call, timer));
-}
-
-/* Resumes the calls whose time has come; returns when the next one's does. */
+/* Runs the timers whose time has come; returns when the next one's does. */
 static gpr_timespec run_timers(struct timers *timers) {
     for (struct timer *t; (t = timers_first(timers));) {
         if (t->at_ns > clock_now_ns())
-            return (gpr_timespec){.tv_sec = t->at_ns / 1000000000,
-                                  .tv_nsec = (int32_t)(t->at_ns % 1000000000),
-                                  .clock_type = GPR_CLOCK_MONOTONIC};
+            return call_to_timespec(t->at_ns);
         timers_remove(timers, t);
-        call_resume(call_of_timer(t));
+        const struct client_timer *timer = (const struct client_timer *)t;
+        timer->run(timer->owner);
     }
     return gpr_inf_future(GPR_CLOCK_MONOTONIC);
 }
@@ -89,7 +85,7 @@ static void *run_client(void *arg) {
         if (event.type == GRPC_OP_COMPLETE) {
             const struct client_tag *tag = event.tag;
             CLIENT_ACQUIRE(event.tag);
-            tag->run(tag->call);
+            tag->run(tag->owner, event.success);
         }
     }
 }
@@ -162,7 +158,9 @@ void timbre_client_del(struct timbre_client *c) {
     c->closing = true;
     for (struct timbre_call *call = c->calls; call; call = call->next)
         timbre_call_cancel(call);
-    while (c->calls)
+    for (struct timbre_stream *stream = c->streams; stream; stream = stream->next)
+        timbre_stream_cancel(stream);
+    while (c->calls || c->streams)
         pthread_cond_wait(&c->idle, &c->mutex);
     pthread_mutex_unlock(&c->mutex);
     grpc_completion_queue_shutdown(c->cq);

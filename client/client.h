@@ -127,8 +127,8 @@ TIMBRE_EXPORT int timbre_client_new(struct timbre_client **client,
  * a function of this client any more, and it must not be called from a callback. NULL is fine. */
 TIMBRE_EXPORT void timbre_client_del(struct timbre_client *client);
 
-/* The token of calls that begin from now on; NULL or "": none. Errors: INVALID_ARGUMENT (not printable ASCII,
- * or longer than 8192 bytes), RESOURCE_EXHAUSTED. */
+/* The token of calls that begin from now on, and of streams that are resumed; NULL or "": none. Errors:
+ * INVALID_ARGUMENT (not printable ASCII, or longer than 8192 bytes), RESOURCE_EXHAUSTED. */
 TIMBRE_EXPORT int timbre_client_set_token(struct timbre_client *client, const char *token,
                                           struct timbre_status *status);
 
@@ -167,11 +167,13 @@ struct timbre_predict_request {
 
     const char *model;         /* NULL or "": the server's first */
     const char *model_version; /* NULL or "": the newest */
-    double window_s; /* answers for windows of this length, 0.05 to 30; 0: one answer for the whole, and
-                        windows of 10 s for recordings of more than 30 s */
-    double hop_s;    /* from one window to the next, 0.01 to window_s; 0: half of window_s */
-    int top_k;       /* so many labels, the highest first; 0: all, in the model's own order */
-    bool embedding;  /* also the pooled hidden states */
+    double window_s;     /* answers for windows of this length, 0.05 to 30; 0: one answer for the whole, and
+                            windows of 10 s for recordings of more than 30 s */
+    double hop_s;        /* from one window to the next, 0.01 to window_s; 0: half of window_s */
+    double speech_s_min; /* windows with less speech than this are TIMBRE_ANSWER_NO_SPEECH, 0 to window_s; 0:
+                            only silence is */
+    int top_k;           /* so many labels, the highest first; 0: all, in the model's own order */
+    bool embedding;      /* also the pooled hidden states */
     enum timbre_priority priority;
 
     const char *request_id;  /* up to 128 printable ASCII characters; NULL or "": the server makes one */
@@ -262,6 +264,157 @@ TIMBRE_EXPORT void timbre_call_cancel(struct timbre_call *call);
 
 /* Gives the handle back; the call goes on. Once a handle, at any time. NULL is fine. */
 TIMBRE_EXPORT void timbre_call_release(struct timbre_call *call);
+
+/* ---- StreamingPredict ---- */
+
+enum { TIMBRE_STREAM_CHANNELS_MAX = 8 };
+
+struct timbre_stream_channel {
+    const char *name, *role; /* up to 64 bytes; shown in results */
+    bool exclude;            /* the server drops it before anything is computed from it */
+};
+
+/* What became of a window or utterance. All that it points to goes when the callback returns. */
+struct timbre_stream_result {
+    int channel;
+    const char *channel_name, *role;
+    double start_s, end_s;             /* seconds of audio since the beginning of the call */
+    double speech_s;                   /* of that, speech */
+    int answer;                        /* enum timbre_answer */
+    const char *message;               /* why there is no score, else "" */
+    const struct timbre_score *scores; /* [scores_count] all labels, in the model's own order */
+    size_t scores_count;
+    const struct timbre_score *smoothed; /* [smoothed_count]; 0 unless smoothing_s was asked for */
+    size_t smoothed_count;
+    const struct timbre_score *dominant; /* NULL without scores and for regressions */
+    bool final;             /* false: an interim result, replaced by a later one with the same start */
+    const float *embedding; /* [embedding_count] */
+    size_t embedding_count;
+    struct timbre_receipt receipt;
+    int64_t resume_offset_ms;
+    /* From when the library was given the last byte of this stretch until the result came; NaN when it was
+     * given before a reconnection. Bytes given within 20 ms of audio count as given with the last of them. */
+    double lag_ms;
+};
+
+struct timbre_timeline_segment {
+    double start_s, end_s, speech_s;
+    const float *scores; /* [scores_count] in the order of the labels */
+    size_t scores_count;
+};
+
+struct timbre_channel_summary {
+    int channel;
+    const char *channel_name, *role;
+    bool excluded;
+    const struct timbre_score *scores; /* [scores_count] means over final results, weighted by their speech */
+    size_t scores_count;
+    const struct timbre_score *dominant; /* or NULL */
+    const struct timbre_score *trend;    /* [trend_count] last third less first third */
+    size_t trend_count;
+    double speech_s, silence_s, no_speech_share;
+    int64_t results, no_speech_results, forwards;
+    const struct timbre_timeline_segment *timeline; /* [timeline_count] */
+    size_t timeline_count;
+};
+
+enum timbre_stream_end {
+    TIMBRE_STREAM_GOES_ON = 0,
+    TIMBRE_STREAM_CLIENT = 1,   /* all was sent and answered */
+    TIMBRE_STREAM_DRAIN = 2,    /* the server goes */
+    TIMBRE_STREAM_LIFETIME = 3, /* its limit of a stream's length */
+    TIMBRE_STREAM_IDLE = 4,     /* nothing was sent for too long */
+    TIMBRE_STREAM_ERROR = 5,
+};
+
+struct timbre_stream_summary {
+    bool final;
+    int end; /* enum timbre_stream_end, of this server's part of the stream */
+    const struct timbre_channel_summary *channels; /* [channels_count] */
+    size_t channels_count;
+    double talk_over_s;
+    double start_s, end_s;
+    int64_t resume_offset_ms;
+    const char *request_id;
+};
+
+struct timbre_stream_options {
+    enum timbre_encoding encoding; /* a raw one; required */
+    int sample_rate_hz;            /* 8000 to 48000; 0: 16000 */
+    int channels_count;            /* 0: 1 */
+    struct timbre_stream_channel channels[TIMBRE_STREAM_CHANNELS_MAX];
+
+    const char *model, *model_version;    /* as in a predict request */
+    bool utterances;                      /* else windows */
+    double window_s, hop_s, speech_s_min; /* 0: the server's defaults, as all that follow */
+    double length_s_min, length_s_max, hangover_s, interim_every_s;
+    double smoothing_s;
+    double summary_every_s;
+    bool embedding;
+
+    /* On the client's own thread, one at a time and never after on_end; they must return soon, must not wait,
+     * and may call any function of the stream but timbre_stream_send with a wait and timbre_stream_del. Any
+     * may be NULL but on_end. */
+    void (*on_result)(const struct timbre_stream_result *result, void *user);
+    /* With automatic resume, the summaries that end a part of a stream are not shown; the last one is, also
+     * when the stream cannot go on: then just before on_end. */
+    void (*on_summary)(const struct timbre_stream_summary *summary, void *user);
+    /* The connection was lost, or the server went; the stream goes on at `offset_ms` in `wait_ms`. */
+    void (*on_resume)(const struct timbre_status *why, int64_t offset_ms, int wait_ms, void *user);
+    void (*on_end)(const struct timbre_status *status, void *user); /* exactly once; OK: all was answered */
+    void *user;
+
+    /* Resume: when a stream ends with UNAVAILABLE (or with RESOURCE_EXHAUSTED and a time to come again), it
+     * is opened again, and what is needed of the audio is sent again, so that every result comes exactly
+     * once. attempts_max and backoff as the client's, counted anew after every result. */
+    bool no_resume;
+    int64_t
+        buffer_bytes_max; /* audio kept for that, and to be sent; 0: 16777216, or a minute of audio where
+                             that is more. When what must be kept passes it, timbre_stream_send has no room */
+    int stall_ms; /* a connection on which nothing moved for so long although audio waits to be sent, or
+                     the rest of the results or a summary that was asked for is owed, is given up, and the
+                     stream resumed; 0: 30000; -1: never */
+
+    const char *request_id, *traceparent; /* as in a predict request */
+    int deadline_ms;                      /* of the whole stream; 0: TIMBRE_NO_DEADLINE */
+
+    /* To go on with a stream of another process: what its last result and summary told. */
+    int64_t resume_offset_ms;
+    double resume_end_s[TIMBRE_STREAM_CHANNELS_MAX];
+};
+
+struct timbre_stream;
+
+/* Begins a stream; it connects by itself. *stream is set before a callback can run. Errors: INVALID_ARGUMENT
+ * (an option: named), RESOURCE_EXHAUSTED, CANCELLED (the client is being deleted); then no callback comes.
+ * What the server refuses comes to on_end.
+ */
+TIMBRE_EXPORT int timbre_stream_open(struct timbre_client *client,
+                                     const struct timbre_stream_options *options,
+                                     struct timbre_stream **stream, struct timbre_status *status);
+
+/* Adds audio: any number of bytes, which are copied. Without room (buffer_bytes_max) it waits up to `wait_ms`
+ * (0: not at all; -1: as long as it takes) and then takes nothing: RESOURCE_EXHAUSTED, which more bytes than
+ * buffer_bytes_max are at once. FAILED_PRECONDITION: after finish or cancel, the stream has ended, or a
+ * callback would have to wait. One thread at a time. */
+TIMBRE_EXPORT int timbre_stream_send(struct timbre_stream *stream, const void *audio, size_t bytes,
+                                     int wait_ms, struct timbre_status *status);
+
+/* Asks for a rolling summary, of what was sent before. What is asked before the last question has gone out is
+ * the same question. Any thread. FAILED_PRECONDITION: as of timbre_stream_send. */
+TIMBRE_EXPORT int timbre_stream_ask_summary(struct timbre_stream *stream, struct timbre_status *status);
+
+/* No more audio: the last results, the summary and on_end follow. Any thread, more than once is fine.
+ * FAILED_PRECONDITION: it was cancelled, or has ended. */
+TIMBRE_EXPORT int timbre_stream_finish(struct timbre_stream *stream, struct timbre_status *status);
+
+/* Ends it soon: on_end comes with CANCELLED, or with what became of it if that was faster. Any thread, any
+ * number of times until timbre_stream_del. */
+TIMBRE_EXPORT void timbre_stream_cancel(struct timbre_stream *stream);
+
+/* Waits for on_end (cancel first, or finish) and frees; not from a callback. Also after timbre_client_del.
+ * NULL is fine. */
+TIMBRE_EXPORT void timbre_stream_del(struct timbre_stream *stream);
 
 /* ---- models and health ---- */
 

@@ -3,7 +3,8 @@
  * A call is made of attempts, one after the other. Its first one is begun by the caller's thread, everything
  * else happens on the client's thread, which takes events from the completion queue and keeps the timers of
  * calls that wait for their next attempt. Locks: a client's, and one a call; only timbre_client_del holds
- * both, the client's first. gRPC is called into under a call's lock, and calls nobody back. */
+ * both, the client's first. gRPC is called into under a call's lock, and calls nobody back. Streams are in
+ * stream.h. */
 #ifndef TIMBRE_CLIENT_INTERNAL_H
 #define TIMBRE_CLIENT_INTERNAL_H
 
@@ -26,6 +27,7 @@ enum client_method {
     CLIENT_LIST_MODELS,
     CLIENT_GET_MODEL,
     CLIENT_CHECK_HEALTH,
+    CLIENT_STREAMING_PREDICT,
     CLIENT_METHODS
 };
 
@@ -37,11 +39,12 @@ struct timbre_client {
     int deadline_ms;
     pthread_t thread;
 
-    pthread_mutex_t mutex;     /* for what follows */
-    pthread_cond_t idle;       /* no calls left */
-    struct timbre_call *calls; /* all whose callback has not returned, a list */
-    bool closing;              /* no new ones */
-    grpc_slice authorization;  /* "Bearer TOKEN"; empty: no token */
+    pthread_mutex_t mutex;         /* for what follows */
+    pthread_cond_t idle;           /* no calls and streams left */
+    struct timbre_call *calls;     /* all whose callback has not returned, a list */
+    struct timbre_stream *streams; /* all whose on_end has not returned, a list */
+    bool closing;                  /* no new ones */
+    grpc_slice authorization;      /* "Bearer TOKEN"; empty: no token */
 
     /* The client's thread alone. */
     struct timers timers;
@@ -50,8 +53,15 @@ struct timbre_client {
 
 /* What the completion queue gives back. */
 struct client_tag {
-    void (*run)(struct timbre_call *call);
-    struct timbre_call *call;
+    void (*run)(void *owner, bool ok);
+    void *owner; /* a call, or a stream */
+};
+
+/* What client->timers holds. */
+struct client_timer {
+    struct timer timer; /* the first, so that its address is this one's */
+    void (*run)(void *owner);
+    void *owner;
 };
 
 enum client_call_state {
@@ -65,7 +75,7 @@ struct timbre_call {
     struct timbre_call *previous, *next; /* in client->calls */
     atomic_int references;
     struct client_tag finished, woken;
-    struct timer timer;
+    struct client_timer timer;
 
     pthread_mutex_t mutex; /* for state, cancelled, attempt */
     enum client_call_state state;
@@ -118,8 +128,18 @@ struct call_options {
  * slices are the call's from here on, on an error too. `handle` may be NULL. */
 int call_start(struct timbre_client *client, const struct call_options *o, struct timbre_call **handle,
                struct timbre_status *status);
-/* On the client's thread: begins the next attempt of a call whose time has come. */
-void call_resume(struct timbre_call *call);
+
+/* What an attempt ended with, as a status (all but `attempts`) and for the decision about another one. */
+void call_read_status(struct timbre_status *status, struct retry_answer *answer, grpc_status_code code,
+                      grpc_slice details, const grpc_metadata_array *trailing);
+/* How long to wait for another attempt, or -1 for none. The client's thread. */
+int64_t call_choose_wait_ms(struct timbre_client *client, int attempts, const struct retry_answer *answer,
+                            int64_t deadline_ns);
+gpr_timespec call_to_timespec(int64_t deadline_ns); /* on clock_now_ns; INT64_MAX: never */
+/* A message in one piece, with a reference of its own. */
+grpc_slice call_join_message(grpc_byte_buffer *message);
+/* INVALID_ARGUMENT: gRPC would not send it. NULL is fine. */
+int call_check_traceparent(const char *traceparent, struct timbre_status *status);
 
 /* ---- threads ---- */
 

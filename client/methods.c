@@ -121,9 +121,10 @@ static grpc_slice pack_request(const struct timbre_predict_request *r) {
     format.channels = r->channels;
     windows.length_s = r->window_s;
     windows.hop_s = r->hop_s;
+    windows.speech_s_min = r->speech_s_min;
     if (r->encoding || r->sample_rate_hz || r->channels)
         m.format = &format;
-    if (r->window_s != 0 || r->hop_s != 0)
+    if (r->window_s != 0 || r->hop_s != 0 || r->speech_s_min != 0)
         m.windows = &windows;
     if (r->model)
         m.model = (char *)r->model;
@@ -146,13 +147,6 @@ static grpc_slice pack_request(const struct timbre_predict_request *r) {
     return slice;
 }
 
-static bool is_printable(const char *s) {
-    for (; s && *s; s++)
-        if (*s < ' ' || *s > '~')
-            return false;
-    return true;
-}
-
 static int check_request(const struct timbre_predict_request *r, struct timbre_status *status) {
     if (!r->audio && r->audio_bytes)
         return reply_fail(status, TIMBRE_CODE_INVALID_ARGUMENT, "audio: none, but audio_bytes is %zu",
@@ -162,9 +156,7 @@ static int check_request(const struct timbre_predict_request *r, struct timbre_s
                           r->audio_bytes, AUDIO_BYTES_MAX);
     if (r->deadline_ms < TIMBRE_NO_DEADLINE)
         return reply_fail(status, TIMBRE_CODE_INVALID_ARGUMENT, "deadline_ms: %d", r->deadline_ms);
-    if (!is_printable(r->traceparent))
-        return reply_fail(status, TIMBRE_CODE_INVALID_ARGUMENT, "traceparent: not printable ASCII");
-    return 0;
+    return call_check_traceparent(r->traceparent, status);
 }
 
 /* The request as options of a call; its audio is released in any case. */

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "client/pool.h"
+#include "client/reply_parts.h"
 #include "proto/google/protobuf/duration.pb-c.h"
 #include "proto/google/rpc/error_details.pb-c.h"
 #include "proto/google/rpc/status.pb-c.h"
@@ -33,14 +33,14 @@ int reply_fail(struct timbre_status *status, int code, const char *format, ...) 
     return -1;
 }
 
-static int fail_memory(struct timbre_status *status) {
+int reply_fail_memory(struct timbre_status *status) {
     return reply_fail(status, TIMBRE_CODE_RESOURCE_EXHAUSTED,
                       "the reply needs more memory than there is, or than "
                       "a message of its size may take");
 }
 
-static void *unpack(struct pool *p, const ProtobufCMessageDescriptor *type, const void *bytes, size_t count,
-                    struct timbre_status *status) {
+void *reply_unpack(struct pool *p, const ProtobufCMessageDescriptor *type, const void *bytes, size_t count,
+                   struct timbre_status *status) {
     ProtobufCAllocator allocator = pool_allocator(p);
     void *message = protobuf_c_message_unpack(type, &allocator, count, bytes);
     if (!message)
@@ -55,7 +55,7 @@ static struct timbre_score take_score(const Timbre__V1__Score *s) {
     return (struct timbre_score){.label = s->label, .index = s->index, .score = s->score, .logit = s->logit};
 }
 
-static const struct timbre_score *take_scores(struct pool *p, Timbre__V1__Score **scores, size_t count) {
+const struct timbre_score *reply_take_scores(struct pool *p, Timbre__V1__Score **scores, size_t count) {
     struct timbre_score *result = pool_alloc(p, count, sizeof *result);
     for (size_t i = 0; result && i < count; i++)
         result[i] = take_score(scores[i]);
@@ -66,7 +66,7 @@ static int take_windows(struct prediction_block *b, const Timbre__V1__PredictRes
                         struct timbre_status *status) {
     struct timbre_window *windows = pool_alloc(&b->pool, m->n_windows, sizeof *windows);
     if (!windows)
-        return fail_memory(status);
+        return reply_fail_memory(status);
     for (size_t i = 0; i < m->n_windows; i++) {
         const Timbre__V1__Window *w = m->windows[i];
         windows[i] =
@@ -77,9 +77,9 @@ static int take_windows(struct prediction_block *b, const Timbre__V1__PredictRes
             return reply_fail(status, TIMBRE_CODE_INTERNAL,
                               "the server's reply has window %zu OK without scores", i);
         windows[i].scores_count = w->n_scores;
-        windows[i].scores = take_scores(&b->pool, w->scores, w->n_scores);
+        windows[i].scores = reply_take_scores(&b->pool, w->scores, w->n_scores);
         if (!windows[i].scores)
-            return fail_memory(status);
+            return reply_fail_memory(status);
     }
     b->prediction.windows = windows;
     b->prediction.windows_count = m->n_windows;
@@ -91,16 +91,16 @@ static int take_answer(struct prediction_block *b, const Timbre__V1__PredictResp
     struct timbre_prediction *p = &b->prediction;
     if (m->n_scores == 0)
         return reply_fail(status, TIMBRE_CODE_INTERNAL, "the server's reply is OK without scores");
-    p->scores = take_scores(&b->pool, m->scores, m->n_scores);
+    p->scores = reply_take_scores(&b->pool, m->scores, m->n_scores);
     p->scores_count = m->n_scores;
     p->embedding = m->embedding;
     p->embedding_count = m->n_embedding;
     if (m->dominant)
-        p->dominant = take_scores(&b->pool, (Timbre__V1__Score **)&m->dominant, 1);
-    return !p->scores || (m->dominant && !p->dominant) ? fail_memory(status) : 0;
+        p->dominant = reply_take_scores(&b->pool, (Timbre__V1__Score **)&m->dominant, 1);
+    return !p->scores || (m->dominant && !p->dominant) ? reply_fail_memory(status) : 0;
 }
 
-static void take_receipt(struct timbre_receipt *r, const Timbre__V1__Receipt *m) {
+void reply_take_receipt(struct timbre_receipt *r, const Timbre__V1__Receipt *m) {
     static const Timbre__V1__Receipt none = TIMBRE__V1__RECEIPT__INIT;
     m = m ? m : &none;
     *r = (struct timbre_receipt){.model = m->model,
@@ -118,12 +118,12 @@ struct timbre_prediction *reply_parse_prediction(const void *bytes, size_t count
                                                  struct timbre_status *status) {
     struct prediction_block *b = calloc(1, sizeof *b);
     if (!b) {
-        fail_memory(status);
+        reply_fail_memory(status);
         return NULL;
     }
     pool_init(&b->pool, count);
     const Timbre__V1__PredictResponse *m =
-        unpack(&b->pool, &timbre__v1__predict_response__descriptor, bytes, count, status);
+        reply_unpack(&b->pool, &timbre__v1__predict_response__descriptor, bytes, count, status);
     if (!m)
         goto failed;
     struct timbre_prediction *p = &b->prediction;
@@ -131,7 +131,7 @@ struct timbre_prediction *reply_parse_prediction(const void *bytes, size_t count
     p->message = m->message;
     p->duration_s = m->duration_s;
     p->request_id = m->request_id;
-    take_receipt(&p->receipt, m->receipt);
+    reply_take_receipt(&p->receipt, m->receipt);
     if (p->answer < TIMBRE_ANSWER_OK) {
         reply_fail(status, TIMBRE_CODE_INTERNAL,
                    "the server's reply does not say what became of the recording");
@@ -181,11 +181,11 @@ static struct timbre_models *parse_models(const ProtobufCMessageDescriptor *type
                                           size_t count, struct timbre_status *status) {
     struct models_block *b = calloc(1, sizeof *b);
     if (!b) {
-        fail_memory(status);
+        reply_fail_memory(status);
         return NULL;
     }
     pool_init(&b->pool, count);
-    void *message = unpack(&b->pool, type, bytes, count, status);
+    void *message = reply_unpack(&b->pool, type, bytes, count, status);
     if (!message)
         goto failed;
     Timbre__V1__Model *one = message, **all = &one;
@@ -197,7 +197,7 @@ static struct timbre_models *parse_models(const ProtobufCMessageDescriptor *type
     }
     struct timbre_model *models = pool_alloc(&b->pool, models_count, sizeof *models);
     if (!models) {
-        fail_memory(status);
+        reply_fail_memory(status);
         goto failed;
     }
     for (size_t i = 0; i < models_count; i++)
@@ -232,7 +232,7 @@ int reply_parse_health(const void *bytes, size_t count, bool *serving, struct ti
     struct pool pool;
     pool_init(&pool, count);
     const Grpc__Health__V1__HealthCheckResponse *m =
-        unpack(&pool, &grpc__health__v1__health_check_response__descriptor, bytes, count, status);
+        reply_unpack(&pool, &grpc__health__v1__health_check_response__descriptor, bytes, count, status);
     if (m)
         *serving = m->status == GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING;
     pool_free(&pool);

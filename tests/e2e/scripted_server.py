@@ -39,12 +39,79 @@ def prediction(label="joy", score=0.75, duration_s=1.0):
                              receipt=m.Receipt(model="m", digest="d", device="cpu", precision="fp32", batch_size=3))
 
 
+def stream_result(channel, start_s, end_s, resume_ms=0, final=True, label="joy", smoothed=()):
+    """A message of a stream, with a score of 0.75 and one of 0.25."""
+    m = stubs().timbre
+    scores = [m.Score(index=0, label=label, score=0.75), m.Score(index=1, label="else", score=0.25)]
+    return m.StreamingPredictResponse(result=m.StreamResult(
+        channel=channel, start_s=start_s, end_s=end_s, status=m.ANSWER_STATUS_OK, scores=scores, dominant=scores[0],
+        final=final, resume_offset_ms=resume_ms, receipt=m.Receipt(model="m"),
+        smoothed=[m.Score(index=i, score=s) for i, s in enumerate(smoothed)]))
+
+
+def stream_summary(end=None, end_s=0.0, resume_ms=0, results=0):
+    """A rolling one, or the last one of a stream that ended by `end` ("CLIENT", "DRAIN", ...)."""
+    m = stubs().timbre
+    return m.StreamingPredictResponse(summary=m.StreamSummary(
+        final=end is not None, end=m.StreamEnd.Value(f"STREAM_END_{end or 'UNSPECIFIED'}"), end_s=end_s,
+        resume_offset_ms=resume_ms, channels=[m.ChannelSummary(channel=0, results=results)]))
+
+
+class StreamCall:
+    """One call of StreamingPredict, as its script sees it."""
+
+    def __init__(self, n, requests, context):
+        self.n, self.requests, self.context = n, requests, context
+        self.metadata = dict(context.invocation_metadata())
+        self.config, self.audio, self.sizes, self.asks, self.closed = None, bytearray(), [], [], False
+
+    def read(self):
+        """The next message: into config, audio (sizes: of each message) or asks (the audio before each). False: no more."""
+        try:
+            data = next(self.requests, None)
+        except Exception:  # the client has left: grpcio raises a bare one
+            data = None
+        if data is None:
+            self.closed = True
+            return False
+        m = stubs().timbre.StreamingPredictRequest.FromString(data)
+        kind = m.WhichOneof("request")
+        assert (kind == "config") == (self.config is None), f"{kind} at the wrong time"
+        if kind == "config":
+            self.config = m.config
+        elif kind == "audio":
+            self.audio += m.audio
+            self.sizes.append(len(m.audio))
+        else:
+            self.asks.append(len(self.audio))
+        return True
+
+    def read_until(self, count):
+        """So many bytes of audio, or all that there will be."""
+        while len(self.audio) < count and self.read():
+            pass
+
+    def read_all(self):
+        while self.read():
+            pass
+
+    def end(self, code, message="", trailers=()):
+        """As the last thing of a script."""
+        if trailers:
+            self.context.set_trailing_metadata(trailers)
+        self.context.set_code(code)
+        self.context.set_details(message)
+
+
 class ScriptedServer:
     """with ScriptedServer([Answer(...), ...]) as s: the n-th Predict gets answers[n], those after the last get the last;
-    a function of (n, request) decides itself. GetModel gets `model`, an Answer; health is SERVING. s.calls are the Predicts."""
+    a function of (n, request) decides itself. GetModel gets `model`, an Answer; health is SERVING. s.calls are the Predicts.
 
-    def __init__(self, answers, model=None, credentials=None, address="127.0.0.1:0", threads=32):
+    StreamingPredict is what the generator `stream` yields, messages or bytes, of a StreamCall; s.streams are those."""
+
+    def __init__(self, answers, model=None, credentials=None, address="127.0.0.1:0", threads=32, stream=None):
         self.answers, self.calls, self.lock = answers, [], threading.Lock()
+        self.stream_script, self.streams = stream, []
         self.model = model or Answer(stubs().timbre.Model(name="m", labels=["joy", "else"], digest="d", device="cpu",
                                                           precision="fp32"))
         self.server = grpc.server(futures.ThreadPoolExecutor(threads),
@@ -61,6 +128,8 @@ class ScriptedServer:
             return grpc.unary_unary_rpc_method_handler(lambda request, context: self.send(self.model, context))
         if details.method == METHODS + "Predict":
             return grpc.unary_unary_rpc_method_handler(self.predict)
+        if details.method == METHODS + "StreamingPredict" and self.stream_script:
+            return grpc.stream_stream_rpc_method_handler(self.stream)
         if details.method == "/grpc.health.v1.Health/Check":
             return grpc.unary_unary_rpc_method_handler(lambda request, context: b"\x08\x01")
         return None
@@ -72,6 +141,14 @@ class ScriptedServer:
         if callable(self.answers):
             return self.send(self.answers(n, request), context)
         return self.send(self.answers[min(n, len(self.answers) - 1)], context)
+
+    def stream(self, requests, context):
+        with self.lock:
+            call = StreamCall(len(self.streams), requests, context)
+            self.streams.append(call)
+        call.read()
+        for response in self.stream_script(call):
+            yield response if isinstance(response, bytes) else response.SerializeToString()
 
     @staticmethod
     def send(answer, context):

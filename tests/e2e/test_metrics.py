@@ -18,7 +18,8 @@ import grpc
 import pytest
 
 from certificates import make_authority, make_certificate
-from timbre_program import ROOT, voice, wav_bytes
+from stream_client import ask_stream, config_of, encode
+from timbre_program import ROOT, to_pcm16, voice, wav_bytes
 from timbre_server import (SLOWNESS, Server, calling, connect, raises, request_of, wait_until)
 
 PREDICT = "timbre.v1.Timbre/Predict"
@@ -46,6 +47,10 @@ def predict(stub, audio, **kwargs):
     return stub.Predict(request_of(audio), timeout=TIMEOUT_S, **kwargs)
 
 
+def stream(stub):
+    ask_stream(stub, config_of(windows=(CLIP_S, CLIP_S)), encode(to_pcm16(voice(0, 2 * CLIP_S)), "pcm16"))
+
+
 def families(page):
     """{name: type} of a page."""
     return dict(line.split()[2:4] for line in page.splitlines() if line.startswith("# TYPE "))
@@ -68,6 +73,7 @@ def used():
             predict(stub, clip(i))
         with raises(grpc.StatusCode.INVALID_ARGUMENT):
             predict(stub, b"no audio at all")
+        stream(stub)
         wait_until(lambda: server.metric("timbre_requests_total", method=PREDICT) == 4)
         yield server
 
@@ -281,6 +287,7 @@ def test_prometheus_sees_calls_come(used, prometheus):
         end = time.monotonic() + 4
         while time.monotonic() < end:
             predict(stub, clip(1))
+            stream(stub)
             time.sleep(0.05)
     rate = f'sum(increase(timbre_requests_total{{method="{PREDICT}",code="OK"}}[1m]))'
     wait_until(lambda: (prometheus.value(rate) or 0) > 10, what="the increase of calls")
