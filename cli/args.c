@@ -42,6 +42,33 @@ bool cli_parse_choice(const char *option, const char *text, const char *names) {
     return false;
 }
 
+bool cli_parse_raw(const char *option, const char *text, enum audio_encoding *encoding) {
+    static const char *const names[] = {
+        [AUDIO_PCM16] = "pcm16", [AUDIO_FLOAT32] = "float32", [AUDIO_MULAW] = "mulaw", [AUDIO_ALAW] = "alaw"};
+    for (int i = AUDIO_PCM16; i <= AUDIO_ALAW; i++)
+        if (strcmp(text, names[i]) == 0) {
+            *encoding = (enum audio_encoding)i;
+            return true;
+        }
+    fprintf(stderr, "timbre: %s %s: not one of pcm16, float32, mulaw, alaw\n", option, text);
+    return false;
+}
+
+enum timbre_encoding cli_client_encoding(enum audio_encoding encoding) {
+    switch (encoding) {
+    case AUDIO_PCM16:
+        return TIMBRE_ENCODING_PCM16;
+    case AUDIO_FLOAT32:
+        return TIMBRE_ENCODING_FLOAT32;
+    case AUDIO_MULAW:
+        return TIMBRE_ENCODING_MULAW;
+    case AUDIO_ALAW:
+        return TIMBRE_ENCODING_ALAW;
+    default:
+        return TIMBRE_ENCODING_FILE;
+    }
+}
+
 const char *cli_default_model(void) {
     static char installed[PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", installed, sizeof installed - 1);

@@ -61,17 +61,33 @@ static void on_signal(int number) {
     interrupted = 1;
 }
 
-static void sleep_until(int64_t ns) {
+void bench_sleep_until(int64_t ns) {
     const struct timespec t = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR && !interrupted)
         ;
 }
 
-static uint64_t next_random(uint64_t *state) { /* xorshift */
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return *state;
+void bench_catch_signal(void) {
+    const struct sigaction act = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    sigaction(SIGINT, &act, NULL);
+}
+
+bool bench_is_interrupted(void) {
+    return interrupted;
+}
+
+void bench_count_error(struct bench_errors *e, int code, const char *message) {
+    code = code > 0 && code < BENCH_CODES ? code : TIMBRE_CODE_UNKNOWN;
+    if (e->codes[code]++ == 0)
+        snprintf(e->example[code], sizeof e->example[code], "%s", message);
+}
+
+void bench_merge_errors(struct bench_errors *to, const struct bench_errors *from) {
+    for (int i = 0; i < BENCH_CODES; i++) {
+        to->codes[i] += from->codes[i];
+        if (!to->example[i][0])
+            memcpy(to->example[i], from->example[i], sizeof to->example[i]);
+    }
 }
 
 /* ---- one call ---- */
@@ -84,10 +100,8 @@ static void count(struct bench_stats *s, const struct timbre_prediction *p,
                   const struct timbre_status *status, int64_t latency_ns) {
     s->attempts += (uint64_t)status->attempts;
     if (!p) {
-        const int code = status->code > 0 && status->code < BENCH_CODES ? status->code : TIMBRE_CODE_UNKNOWN;
         s->failed++;
-        if (s->codes[code]++ == 0)
-            snprintf(s->example[code], sizeof s->example[code], "%s", status->message);
+        bench_count_error(&s->errors, status->code, status->message);
         return;
     }
     histogram_add(&s->latency_ns, latency_ns);
@@ -137,7 +151,7 @@ static const struct bench_clip *choose_clip(struct lane *lane) {
     if (c->count == 1)
         return &c->clips[0];
     pthread_mutex_lock(&lane->mutex);
-    const uint64_t random = next_random(&lane->random);
+    const uint64_t random = bench_next_random(&lane->random);
     pthread_mutex_unlock(&lane->mutex);
     return &c->clips[random % (uint64_t)c->count];
 }
@@ -189,11 +203,7 @@ static struct slot *take_idle(struct lane *lane, int64_t due_before_ns) {
 static void merge(struct bench_stats *to, const struct bench_stats *from) {
     histogram_merge(&to->latency_ns, &from->latency_ns);
     to->failed += from->failed;
-    for (int i = 0; i < BENCH_CODES; i++) {
-        to->codes[i] += from->codes[i];
-        if (!to->example[i][0])
-            memcpy(to->example[i], from->example[i], sizeof to->example[i]);
-    }
+    bench_merge_errors(&to->errors, &from->errors);
     for (int i = 0; i < 5; i++)
         to->answers[i] += from->answers[i];
     to->attempts += from->attempts;
@@ -234,14 +244,14 @@ static void run_closed(struct load *l, struct bench_stats *scratch) {
         for (int i = 0; i < l->options->connections; i++)
             for (struct slot *slot; (slot = take_idle(&l->lanes[i], now_ns));)
                 begin_call(slot, now_ns);
-        sleep_until(now_ns + (int64_t)TICK_MS * 1000000);
+        bench_sleep_until(now_ns + (int64_t)TICK_MS * 1000000);
         show(l, &shown_ns, scratch);
     }
 }
 
 /* The time from one call to the next. */
 static double interval_ns(const struct bench_options *o, uint64_t *random) {
-    const double chance = ((double)(next_random(random) >> 11) + 0.5) / (double)(1ull << 53);
+    const double chance = ((double)(bench_next_random(random) >> 11) + 0.5) / (double)(1ull << 53);
     return (o->constant ? 1 : -log(chance)) * 1e9 / o->rate;
 }
 
@@ -263,13 +273,13 @@ static void run_open(struct load *l, struct bench_result *r, struct bench_stats 
     while (!is_over(l, now_ns = clock_now_ns())) {
         if ((double)now_ns < due) {
             const int64_t tick_ns = now_ns + (int64_t)TICK_MS * 1000000;
-            sleep_until(due < (double)tick_ns ? (int64_t)due : tick_ns);
+            bench_sleep_until(due < (double)tick_ns ? (int64_t)due : tick_ns);
             show(l, &shown_ns, scratch);
             continue;
         }
         struct slot *slot = take_any(l, &lane);
         if (!slot) { /* a limit of memory: what waits here counts as latency */
-            sleep_until(now_ns + 100000);
+            bench_sleep_until(now_ns + 100000);
             show(l, &shown_ns, scratch);
             continue;
         }
@@ -286,12 +296,24 @@ static void run_open(struct load *l, struct bench_result *r, struct bench_stats 
 
 /* ---- the beginning and the end ---- */
 
+int bench_connect(struct timbre_client **client, int *model_rate_hz, const struct bench_options *o) {
+    struct timbre_models *models = NULL;
+    struct timbre_status status;
+    if (timbre_client_new(client, &o->server, &status))
+        return cli_fail("bench", CLI_NOT_STARTED, "--server %s: %s", o->server.target, status.message);
+    if (timbre_get_model(*client, o->model, NULL, 0, &models, &status) &&
+        status.code != TIMBRE_CODE_UNIMPLEMENTED)
+        return cli_fail("bench", CLI_NOT_STARTED, "--server %s: %s: %s", o->server.target,
+                        timbre_code_name(status.code), status.message);
+    *model_rate_hz = models ? models->models[0].sample_rate_hz : 0;
+    timbre_models_free(models);
+    return CLI_OK;
+}
+
 static int open_lane(struct load *l, int index) {
     struct lane *lane = &l->lanes[index];
     const struct bench_options *o = l->options;
     const int places = o->rate > 0 ? o->in_flight_max : o->concurrency;
-    struct timbre_models *models;
-    struct timbre_status status;
     lane->load = l;
     lane->random = o->seed * 0x9e3779b97f4a7c15u + (uint64_t)index * 2 + 1;
     lane->slots_count = places / o->connections + (index < places % o->connections);
@@ -302,14 +324,8 @@ static int open_lane(struct load *l, int index) {
         lane->slots[i] = (struct slot){.lane = lane, .next = lane->idle};
         lane->idle = &lane->slots[i];
     }
-    if (timbre_client_new(&lane->client, &o->server, &status))
-        return cli_fail("bench", CLI_NOT_STARTED, "--server %s: %s", o->server.target, status.message);
-    if (timbre_get_model(lane->client, o->model, NULL, 0, &models, &status) &&
-        status.code != TIMBRE_CODE_UNIMPLEMENTED)
-        return cli_fail("bench", CLI_NOT_STARTED, "--server %s: %s: %s", o->server.target,
-                        timbre_code_name(status.code), status.message);
-    timbre_models_free(models);
-    return CLI_OK;
+    int rate_hz;
+    return bench_connect(&lane->client, &rate_hz, o);
 }
 
 static void drain(struct load *l) {
@@ -317,10 +333,10 @@ static void drain(struct load *l) {
     const int64_t until_ns =
         clock_now_ns() + (int64_t)(deadline_ms > 0 ? deadline_ms + DRAIN_GRACE_MS : DRAIN_MS_MAX) * 1000000;
     while (atomic_load(&l->in_flight) > 0 && clock_now_ns() < until_ns && !interrupted)
-        sleep_until(clock_now_ns() + 1000000);
+        bench_sleep_until(clock_now_ns() + 1000000);
 }
 
-static double cpu_s(void) {
+double bench_measure_cpu_s(void) {
     struct rusage u;
     getrusage(RUSAGE_SELF, &u);
     return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
@@ -329,19 +345,18 @@ static double cpu_s(void) {
 
 static void measure(struct load *l, struct bench_result *r) {
     const struct bench_options *o = l->options;
-    const struct sigaction act = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
     const int64_t now_ns = clock_now_ns();
     l->begin_ns = now_ns + (int64_t)(o->warmup_s * 1e9);
     l->end_ns = o->duration_s > 0 ? l->begin_ns + (int64_t)(o->duration_s * 1e9) : INT64_MAX;
     atomic_store(&l->over_ns, l->begin_ns);
-    sigaction(SIGINT, &act, NULL); /* ends it early, with a report; the second one ends it at once */
-    const double cpu_before_s = cpu_s();
+    bench_catch_signal();
+    const double cpu_before_s = bench_measure_cpu_s();
     if (o->rate > 0)
         run_open(l, r, &r->stats);
     else
         run_closed(l, &r->stats);
     const int64_t stopped_ns = clock_now_ns();
-    r->cpu_s = (cpu_s() - cpu_before_s) *
+    r->cpu_s = (bench_measure_cpu_s() - cpu_before_s) *
                fmin(1, (double)(stopped_ns - l->begin_ns) / (double)(stopped_ns - now_ns));
     drain(l);
     const int64_t over_ns = o->requests ? atomic_load(&l->over_ns) : stopped_ns;

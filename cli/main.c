@@ -10,6 +10,7 @@ static const struct {
     const char *summary;
 } commands[] = {
     {"predict", cli_predict, "the emotions in audio files"},
+    {"stream", cli_stream, "the emotions of a call while it goes on"},
     {"serve", cli_serve, "the gRPC server"},
     {"bench", cli_bench, "load for a running server, and how it bore it"},
     {"inspect", cli_inspect, "what a model folder holds, and whether it loads"},

@@ -8,7 +8,7 @@
 
 /* ---- JSON ---- */
 
-static void put_floats_or_null(struct text *t, const char *key, const float *values, int count) {
+void cli_put_floats_or_null(struct text *t, const char *key, const float *values, int count) {
     text_printf(t, ",\"%s\":", key);
     if (values)
         text_put_json_floats(t, values, (size_t)count);
@@ -16,66 +16,71 @@ static void put_floats_or_null(struct text *t, const char *key, const float *val
         text_put(t, "null");
 }
 
-static void put_number(struct text *t, const char *key, double value) {
-    text_printf(t, "\"%s\":", key);
+void cli_put_number(struct text *t, const char *key, double value) {
+    text_printf(t, ",\"%s\":", key);
     text_put_json_double(t, value);
+}
+
+void cli_put_labels(struct text *t, const char *const *labels, int count) {
+    text_put(t, ",\"labels\":[");
+    for (int i = 0; i < count; i++) {
+        text_put(t, i ? "," : "");
+        text_put_json_string(t, labels[i]);
+    }
+    text_put(t, "]");
+}
+
+void cli_put_dominant(struct text *t, const char *const *labels, const float *scores, int dominant) {
+    text_put(t, ",\"dominant\":");
+    if (dominant < 0) {
+        text_put(t, "null");
+        return;
+    }
+    text_put(t, "{\"label\":");
+    text_put_json_string(t, labels[dominant]);
+    text_put(t, ",\"score\":");
+    text_put_json_float(t, scores[dominant]);
+    text_put(t, "}");
 }
 
 static void put_windows(struct text *t, const struct cli_answer *a) {
     text_put(t, ",\"windows\":[");
     for (int i = 0; i < a->windows_count; i++) {
         const struct cli_window *w = &a->windows[i];
-        text_put(t, i ? ",{" : "{");
-        put_number(t, "start_s", w->start_s);
-        text_put(t, ",");
-        put_number(t, "end_s", w->end_s);
+        text_put(t, i ? ",{\"start_s\":" : "{\"start_s\":");
+        text_put_json_double(t, w->start_s);
+        cli_put_number(t, "end_s", w->end_s);
         text_printf(t, ",\"status\":\"%s\"", w->status);
-        put_floats_or_null(t, "scores", w->scores, a->labels_count);
+        cli_put_floats_or_null(t, "scores", w->scores, a->labels_count);
         text_put(t, "}");
     }
     text_put(t, "]");
 }
 
 static void put_scores(struct text *t, const struct cli_answer *a) {
-    text_put(t, ",\"labels\":[");
-    for (int i = 0; i < a->labels_count; i++) {
-        text_put(t, i ? "," : "");
-        text_put_json_string(t, a->labels[i]);
-    }
-    text_put(t, "]");
-    put_floats_or_null(t, "scores", a->scores, a->labels_count);
-    put_floats_or_null(t, "logits", a->logits, a->labels_count);
+    cli_put_labels(t, a->labels, a->labels_count);
+    cli_put_floats_or_null(t, "scores", a->scores, a->labels_count);
+    cli_put_floats_or_null(t, "logits", a->logits, a->labels_count);
     if (a->embedding)
-        put_floats_or_null(t, "embedding", a->embedding, a->embedding_count);
-    text_put(t, ",\"dominant\":");
-    if (a->dominant >= 0) {
-        text_put(t, "{\"label\":");
-        text_put_json_string(t, a->labels[a->dominant]);
-        text_put(t, ",\"score\":");
-        text_put_json_float(t, a->scores[a->dominant]);
-        text_put(t, "}");
-    } else {
-        text_put(t, "null");
-    }
+        cli_put_floats_or_null(t, "embedding", a->embedding, a->embedding_count);
+    cli_put_dominant(t, a->labels, a->scores, a->dominant);
     if (a->windows)
         put_windows(t, a);
 }
 
-static void put_receipt(struct text *t, const struct cli_answer *a) {
+void cli_put_receipt(struct text *t, const struct cli_receipt *r) {
     text_put(t, ",\"receipt\":{\"model\":");
-    text_put_json_string(t, a->receipt.model);
+    text_put_json_string(t, r->model);
     text_put(t, ",\"digest\":");
-    text_put_json_string(t, a->receipt.digest);
+    text_put_json_string(t, r->digest);
     text_put(t, ",\"device\":");
-    text_put_json_string(t, a->receipt.device);
+    text_put_json_string(t, r->device);
     text_put(t, ",\"precision\":");
-    text_put_json_string(t, a->receipt.precision);
-    text_printf(t, ",\"batch_size\":%d,", a->receipt.batch_size);
-    put_number(t, "queue_ms", a->receipt.queue_ms);
-    text_put(t, ",");
-    put_number(t, "compute_ms", a->receipt.compute_ms);
-    text_put(t, ",");
-    put_number(t, "audio_s", a->receipt.audio_s);
+    text_put_json_string(t, r->precision);
+    text_printf(t, ",\"batch_size\":%d", r->batch_size);
+    cli_put_number(t, "queue_ms", r->queue_ms);
+    cli_put_number(t, "compute_ms", r->compute_ms);
+    cli_put_number(t, "audio_s", r->audio_s);
     text_put(t, "}");
 }
 
@@ -86,10 +91,9 @@ void cli_print_json(const struct cli_answer *a) {
     text_put_json_string(&t, a->file);
     text_printf(&t, ",\"status\":\"%s\",\"message\":", a->status);
     text_put_json_string(&t, a->message);
-    text_put(&t, ",");
-    put_number(&t, "duration_s", a->duration_s);
+    cli_put_number(&t, "duration_s", a->duration_s);
     put_scores(&t, a);
-    put_receipt(&t, a);
+    cli_put_receipt(&t, &a->receipt);
     text_put(&t, "}\n");
     if (t.failed)
         fprintf(stderr, "timbre: %s: out of memory while printing\n", a->file);
@@ -109,22 +113,36 @@ static int by_score(const void *a, const void *b) {
     return x < y ? 1 : x > y ? -1 : *(const int *)a - *(const int *)b;
 }
 
-/* A bar of `BAR_CELLS` cells in eighths, for a score in 0..1. */
-static void print_bar(float score) {
+void cli_put_bar(struct text *t, float score, int cells) {
     static const char *const eighths[] = {"", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
-    int filled = (int)(score * BAR_CELLS * 8 + 0.5f);
-    filled = filled < 0 ? 0 : filled > BAR_CELLS * 8 ? BAR_CELLS * 8 : filled;
+    int filled = (int)(score * (float)cells * 8 + 0.5f);
+    filled = filled < 0 ? 0 : filled > cells * 8 ? cells * 8 : filled;
     for (int i = 0; i < filled / 8; i++)
-        fputs("█", stdout);
-    fputs(eighths[filled % 8], stdout);
-    for (int i = (filled + 7) / 8; i < BAR_CELLS; i++)
-        fputc(' ', stdout);
+        text_put(t, "█");
+    text_put(t, eighths[filled % 8]);
+    for (int i = (filled + 7) / 8; i < cells; i++)
+        text_put(t, " ");
 }
 
-/* What others wrote must not drive the terminal. */
+void cli_put_plain(struct text *t, const char *s) {
+    for (; *s; s++)
+        text_printf(t, "%c", (unsigned char)*s < ' ' || *s == 0x7f ? ' ' : *s);
+}
+
 static void print_plain(const char *text) {
-    for (; *text; text++)
-        putchar((unsigned char)*text < ' ' || *text == 0x7f ? ' ' : *text);
+    struct text t;
+    text_init_growing(&t);
+    cli_put_plain(&t, text);
+    fputs(t.failed ? "" : t.data, stdout);
+    text_free(&t);
+}
+
+static void print_bar(float score) {
+    char buffer[BAR_CELLS * 4 + 1];
+    struct text t;
+    text_init(&t, buffer, sizeof buffer);
+    cli_put_bar(&t, score, BAR_CELLS);
+    fputs(buffer, stdout);
 }
 
 static void print_scores(const struct cli_answer *a) {

@@ -2,7 +2,6 @@
  */
 #include <errno.h>
 #include <getopt.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,22 +22,12 @@ static const char HELP[] =
     "\n"
     "Says which emotions a model hears in each FILE (any audio format; - is standard input).\n"
     "\n"
-    "  --model DIR              a Hugging Face model folder; default: the shipped model\n"
-    "  --device NAME            auto, cpu, cuda, ref; default auto\n"
-    "  --precision NAME         auto, fp32, bf16, int8; default auto\n"
-    "  --threads N              threads of the forward pass; default: one a processor\n"
-    "  --no-pin                 leave the threads to the scheduler\n"
-    "  --max-batch-seconds S    audio in one batch; default 60, at least 30\n"
+    "  --model DIR              a Hugging Face model folder; default: the shipped model\n" CLI_MODEL_HELP
     "  --window S, --hop S      answer for every window; default: files over 30 s by 10 s windows, 5 s "
     "apart\n"
-    "  --devices LIST           the GPUs: all, or indexes such as 0,1; default 0\n"
-    "  --cuda-conv NAME         how a GPU computes convolutions: auto, cudnn, gemm; default auto\n"
-    "  --cuda-attention NAME    and attention: auto, fused, cublas; default auto\n"
-    "  --silence-dbfs D         quieter audio is no_speech; default -60, off for never\n"
+    "  --min-speech S           windows with less speech than this are no_speech; default 0: silence alone "
+    "is\n"
     "  --embedding              with --json: the pooled hidden states too\n"
-    "  --labels FILE            names to use instead of the model's own: one a line, or JSON\n"
-    "  --output NAME            how logits become scores: auto, softmax, sigmoid, none\n"
-    "  --head-activation NAME   none, tanh, relu: for heads whose files do not tell; default none\n"
     "  --raw ENCODING           FILE is raw samples: pcm16, float32, mulaw, alaw; with\n"
     "  --rate HZ, --channels N  their rate (default 16000) and interleaved channels (default 1)\n"
     "  --max-file-bytes N       refuse larger files; default 268435456\n"
@@ -55,21 +44,10 @@ static const char HELP[] =
 
 enum predict_option {
     O_MODEL = 256,
-    O_DEVICE,
-    O_PRECISION,
-    O_THREADS,
-    O_NO_PIN,
-    O_BATCH_S,
-    O_DEVICES,
-    O_CUDA_CONV,
-    O_CUDA_ATTENTION,
     O_WINDOW,
     O_HOP,
-    O_SILENCE,
+    O_MIN_SPEECH,
     O_EMBEDDING,
-    O_LABELS,
-    O_OUTPUT,
-    O_HEAD_ACTIVATION,
     O_RAW,
     O_RATE,
     O_CHANNELS,
@@ -81,82 +59,21 @@ enum predict_option {
 
 static const struct option options[] = {
     {"model", required_argument, NULL, O_MODEL},
-    {"device", required_argument, NULL, O_DEVICE},
-    {"precision", required_argument, NULL, O_PRECISION},
-    {"threads", required_argument, NULL, O_THREADS},
-    {"no-pin", no_argument, NULL, O_NO_PIN},
-    {"max-batch-seconds", required_argument, NULL, O_BATCH_S},
-    {"devices", required_argument, NULL, O_DEVICES},
-    {"cuda-conv", required_argument, NULL, O_CUDA_CONV},
-    {"cuda-attention", required_argument, NULL, O_CUDA_ATTENTION},
     {"window", required_argument, NULL, O_WINDOW},
     {"hop", required_argument, NULL, O_HOP},
-    {"silence-dbfs", required_argument, NULL, O_SILENCE},
+    {"min-speech", required_argument, NULL, O_MIN_SPEECH},
     {"embedding", no_argument, NULL, O_EMBEDDING},
-    {"labels", required_argument, NULL, O_LABELS},
-    {"output", required_argument, NULL, O_OUTPUT},
-    {"head-activation", required_argument, NULL, O_HEAD_ACTIVATION},
     {"raw", required_argument, NULL, O_RAW},
     {"rate", required_argument, NULL, O_RATE},
     {"channels", required_argument, NULL, O_CHANNELS},
     {"max-file-bytes", required_argument, NULL, O_FILE_BYTES},
     {"max-duration", required_argument, NULL, O_DURATION},
+    CLI_MODEL_OPTIONS,
     CLI_SERVER_OPTIONS,
     {"json", no_argument, NULL, O_JSON},
     {"help", no_argument, NULL, O_HELP},
     {NULL, 0, NULL, 0},
 };
-
-static bool parse_encoding(const char *name, enum audio_encoding *encoding) {
-    static const char *const names[] = {
-        [AUDIO_PCM16] = "pcm16", [AUDIO_FLOAT32] = "float32", [AUDIO_MULAW] = "mulaw", [AUDIO_ALAW] = "alaw"};
-    for (int i = AUDIO_PCM16; i <= AUDIO_ALAW; i++)
-        if (strcmp(name, names[i]) == 0) {
-            *encoding = (enum audio_encoding)i;
-            return true;
-        }
-    fprintf(stderr, "timbre: --raw %s: not one of pcm16, float32, mulaw, alaw\n", name);
-    return false;
-}
-
-/* What only a model on this machine has, but for limits. */
-static bool take_model_option(struct model_options *o, int option, const char *value) {
-    long n = 0;
-    switch (option) {
-    case O_DEVICE:
-        o->device = value;
-        return cli_parse_choice("--device", value, "auto cpu cuda ref");
-    case O_PRECISION:
-        o->precision = value;
-        return cli_parse_choice("--precision", value, "auto fp32 bf16 int8");
-    case O_THREADS:
-        if (!cli_parse_int("--threads", value, 0, 256, &n))
-            return false;
-        o->threads = (int)n;
-        return true;
-    case O_NO_PIN:
-        o->pin = false;
-        return true;
-    case O_DEVICES:
-        o->devices = value;
-        return true;
-    case O_CUDA_CONV:
-        o->cuda_conv = value;
-        return cli_parse_choice("--cuda-conv", value, "auto cudnn gemm");
-    case O_CUDA_ATTENTION:
-        o->cuda_attention = value;
-        return cli_parse_choice("--cuda-attention", value, "auto fused cublas");
-    case O_LABELS:
-        o->labels_path = value;
-        return true;
-    case O_OUTPUT:
-        o->output = value;
-        return cli_parse_choice("--output", value, "auto softmax sigmoid none");
-    default: /* O_HEAD_ACTIVATION */
-        o->head_activation = value;
-        return cli_parse_choice("--head-activation", value, "none tanh relu");
-    }
-}
 
 /* Takes one option; false after a message when its value is wrong. */
 static bool take_option(struct predict_arguments *a, int option, const char *value) {
@@ -165,33 +82,17 @@ static bool take_option(struct predict_arguments *a, int option, const char *val
     case O_MODEL:
         a->model = value;
         return true;
-    case O_DEVICE:
-    case O_PRECISION:
-    case O_THREADS:
-    case O_NO_PIN:
-    case O_DEVICES:
-    case O_CUDA_CONV:
-    case O_CUDA_ATTENTION:
-    case O_LABELS:
-    case O_OUTPUT:
-    case O_HEAD_ACTIVATION:
-        return take_model_option(&a->model_options, option, value);
-    case O_BATCH_S:
-        return cli_parse_double("--max-batch-seconds", value, ENGINE_WHOLE_S_MAX, 100000,
-                                &a->engine.batch_s_max);
     case O_WINDOW:
         return cli_parse_double("--window", value, 0.05, ENGINE_WHOLE_S_MAX, &a->request.window_s);
     case O_HOP:
         return cli_parse_double("--hop", value, 0.01, ENGINE_WHOLE_S_MAX, &a->request.hop_s);
-    case O_SILENCE:
-        a->engine.silence_dbfs = -INFINITY;
-        return strcmp(value, "off") == 0 ||
-               cli_parse_double("--silence-dbfs", value, -200, 0, &a->engine.silence_dbfs);
+    case O_MIN_SPEECH:
+        return cli_parse_double("--min-speech", value, 0, ENGINE_WHOLE_S_MAX, &a->request.speech_s_min);
     case O_EMBEDDING:
         a->request.embedding = true;
         return true;
     case O_RAW:
-        return parse_encoding(value, &a->request.format.encoding);
+        return cli_parse_raw("--raw", value, &a->request.format.encoding);
     case O_RATE:
         if (!cli_parse_int("--rate", value, AUDIO_RATE_HZ_MIN, AUDIO_RATE_HZ_MAX, &n))
             return false;
@@ -213,29 +114,9 @@ static bool take_option(struct predict_arguments *a, int option, const char *val
         a->json = true;
         return true;
     }
+    if (cli_is_model_option(option))
+        return cli_take_model_option(&a->engine, &a->model_options, option, value);
     return cli_take_server_option(&a->server, option, value);
-}
-
-/* What only a model on this machine has. */
-static bool is_local(int option) {
-    switch (option) {
-    case O_DEVICE:
-    case O_PRECISION:
-    case O_THREADS:
-    case O_NO_PIN:
-    case O_BATCH_S:
-    case O_DEVICES:
-    case O_CUDA_CONV:
-    case O_CUDA_ATTENTION:
-    case O_SILENCE:
-    case O_LABELS:
-    case O_OUTPUT:
-    case O_HEAD_ACTIVATION:
-    case O_DURATION:
-        return true;
-    default:
-        return false;
-    }
 }
 
 static const char *name_of(int option) {
@@ -247,11 +128,7 @@ static const char *name_of(int option) {
 
 /* -1: go on; else the exit status. */
 static int parse(struct predict_arguments *a, int argc, char **argv) {
-    engine_options_init(&a->engine);
-    a->model_options.pin = true;
-    a->model_options.cuda_eager =
-        true; /* the bits are the same, and the graphs would not pay for themselves */
-    a->engine.audio.ffmpeg = getenv("FFMPEG_BIN");
+    cli_init_model_options(&a->engine, &a->model_options);
     a->engine.queue_depth = PREDICT_IN_FLIGHT_MAX;
     a->server.attempts_max = SERVER_ATTEMPTS_MAX;
     a->server.backoff_max_ms = SERVER_BACKOFF_MS_MAX;
@@ -268,8 +145,8 @@ static int parse(struct predict_arguments *a, int argc, char **argv) {
             fprintf(stderr, "`timbre predict --help` tells the options\n");
             return CLI_USAGE;
         }
-        local = is_local(option) ? option : local;
-        remote = option > CLI_O_SERVER ? option : remote;
+        local = cli_is_model_option(option) || option == O_DURATION ? option : local;
+        remote = option > CLI_O_SERVER && option <= CLI_O_DEADLINE_MS ? option : remote;
     }
     a->files = argv + optind;
     a->files_count = argc - optind;
@@ -279,6 +156,10 @@ static int parse(struct predict_arguments *a, int argc, char **argv) {
         return cli_fail("predict", CLI_USAGE, "--hop needs --window");
     if (a->request.hop_s > a->request.window_s)
         return cli_fail("predict", CLI_USAGE, "--hop is longer than --window");
+    if (a->request.speech_s_min != 0 && a->request.window_s == 0)
+        return cli_fail("predict", CLI_USAGE, "--min-speech needs --window");
+    if (a->request.speech_s_min > a->request.window_s)
+        return cli_fail("predict", CLI_USAGE, "--min-speech is longer than --window");
     if (a->server.target && local)
         return cli_fail("predict", CLI_USAGE, "--%s is for a model on this machine, not with --server",
                         name_of(local));

@@ -131,21 +131,6 @@ static void on_result(struct timbre_prediction *prediction, const struct timbre_
     queue_put(slot->server->replies, slot); /* has room for every slot */
 }
 
-static enum timbre_encoding encoding_of(enum audio_encoding e) {
-    switch (e) {
-    case AUDIO_PCM16:
-        return TIMBRE_ENCODING_PCM16;
-    case AUDIO_FLOAT32:
-        return TIMBRE_ENCODING_FLOAT32;
-    case AUDIO_MULAW:
-        return TIMBRE_ENCODING_MULAW;
-    case AUDIO_ALAW:
-        return TIMBRE_ENCODING_ALAW;
-    default:
-        return TIMBRE_ENCODING_FILE;
-    }
-}
-
 static bool has_room(void *self) {
     struct server *s = self;
     return s->under_way == 0 || atomic_load(&s->audio_bytes) < AUDIO_BYTES_MAX;
@@ -168,10 +153,11 @@ static bool submit(void *self, int index, const char *path) {
                                        .audio_bytes = u->bytes,
                                        .release = free_upload,
                                        .release_arg = u,
-                                       .encoding = encoding_of(o->format.encoding),
+                                       .encoding = cli_client_encoding(o->format.encoding),
                                        .model = a->model,
                                        .window_s = o->window_s,
                                        .hop_s = o->hop_s != 0 ? o->hop_s : o->window_s,
+                                       .speech_s_min = o->speech_s_min,
                                        .embedding = o->embedding && a->json,
                                        .priority = a->files_count > 1 ? TIMBRE_PRIORITY_BULK
                                                                       : TIMBRE_PRIORITY_NORMAL};
