@@ -16,7 +16,8 @@ fuzz_seconds=${FUZZ_SECONDS:-20}
 jobs=$(nproc)
 logs=build/logs
 mkdir -p "$logs"
-pytest=(.venv/bin/python -m pytest -q -rs -p no:cacheprovider)
+# The tests of a file share servers, so a file is one process's; they wait more than they compute.
+pytest=(.venv/bin/python -m pytest -q -rs -p no:cacheprovider -n 2 --dist loadfile)
 # Thread sanitizers of this age want the old layout of memory.
 plain_layout=()
 if setarch -R true 2> /dev/null; then plain_layout=(setarch -R); fi

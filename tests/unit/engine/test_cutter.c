@@ -166,10 +166,17 @@ static void expect_restarts(const struct signal *s, const struct cutter_options 
     list_free(&whole);
 }
 
+/* What only repeats is repeated less where every access is checked. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { WINDOWS_ROUNDS = 1, UTTERANCES_ROUNDS = 3 };
+#else
+enum { WINDOWS_ROUNDS = 4, UTTERANCES_ROUNDS = 12 };
+#endif
+
 static void test_restart_windows(void **state) {
     (void)state;
     vad_has_memory = true;
-    for (chance = 1; chance <= 8; chance++) {
+    for (chance = 1; chance <= WINDOWS_ROUNDS; chance++) {
         const uint64_t begin = chance;
         const int rate_hz = chance == 3 ? 11025 : 8000;
         struct signal s = signal_make_call(rate_hz, 60);
@@ -185,7 +192,7 @@ static void test_restart_windows(void **state) {
 static void test_restart_utterances(void **state) {
     (void)state;
     vad_has_memory = true;
-    for (chance = 1; chance <= 20; chance++) {
+    for (chance = 1; chance <= UTTERANCES_ROUNDS; chance++) {
         const uint64_t begin = chance;
         const int rate_hz = chance % 8 == 3 ? 11025 : 8000;
         struct signal s = signal_make_call(rate_hz, 100);
