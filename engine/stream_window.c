@@ -10,7 +10,9 @@
 
 /* ---- how much may be on its way ---- */
 
-/* A stream that is not live has no more than this of its audio waiting, or one window. */
+/* Audio of one stream on its way, so that its windows' samples take no more memory than this; but at least a
+ * window of each channel, or one when it is not live. */
+#define LIVE_S_MAX   (2 * ENGINE_WHOLE_S_MAX)
 #define BEHIND_S_MAX ENGINE_WHOLE_S_MAX
 
 static bool is_live(const struct engine_stream *s) {
@@ -19,7 +21,8 @@ static bool is_live(const struct engine_stream *s) {
 }
 
 bool stream_may_cut(struct engine_stream *s) {
-    if (s->in_flight >= ENGINE_STREAM_WINDOWS_MAX)
+    if (s->in_flight >= ENGINE_STREAM_WINDOWS_MAX ||
+        (s->in_flight >= s->options.format.channels && s->in_flight_s >= LIVE_S_MAX))
         return false;
     if (s->in_flight > 0 && !is_live(s) &&
         (s->in_flight_s >= BEHIND_S_MAX || door_check(s->engine->door, NULL)))
