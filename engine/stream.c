@@ -9,13 +9,6 @@
 #include "base/clock.h"
 #include "engine/stream_internal.h"
 
-bool stream_schedule(struct engine_stream *s) {
-    const bool put = !s->scheduled;
-    s->scheduled = true;
-    s->again = !put;
-    return put;
-}
-
 /* Something came: a turn follows. */
 static void post(struct engine_stream *s) {
     pthread_mutex_lock(&s->lock);

@@ -101,11 +101,14 @@ void stream_turns_put(struct stream_turns *t, struct engine_stream *s);
 struct engine_stream *stream_turns_take(struct stream_turns *t); /* NULL: closed, and none is left */
 void stream_turns_close(struct stream_turns *t);
 
-/* ---- stream.c ---- */
+/* ---- stream_state.c ---- */
 
 /* With the lock: a turn is to follow. True: the caller puts it into the queue of turns when it has given the
  * lock back; else somebody does, and the stream may be gone from then on. */
 bool stream_schedule(struct engine_stream *s);
+/* The stream ends with this, once what is on its way has come. The first one counts. */
+void stream_end(struct engine_stream *s, enum engine_stream_end end, const struct status *st);
+void stream_free_node(struct stream_node *n); /* NULL is fine */
 
 /* ---- stream_options.c ---- */
 
@@ -126,7 +129,7 @@ void stream_close_channels(struct engine_stream *s);
 /* The second of the model's signal at which the cutters begin. */
 int64_t stream_find_begin_s(const struct engine_stream *s);
 /* Decodes and cuts up to a step of what was fed, or what is left at the end. False: nothing is left to do
- * now. Pieces go to stream_window_put. Errors end the stream (stream_fail). */
+ * now. Pieces go to stream_window_put. Errors end the stream (stream_end). */
 bool stream_cut(struct engine_stream *s, struct stream_scratch *x, bool finish);
 void stream_drop_bytes(struct stream_bytes *b); /* gives them back */
 
@@ -142,12 +145,9 @@ void stream_tell(struct engine_stream *s);
 void stream_tell_summary(struct engine_stream *s, bool last);
 void stream_cancel_windows(struct engine_stream *s);
 void stream_free_windows(struct engine_stream *s);
-void stream_free_node(struct stream_node *n); /* NULL is fine */
 
 /* ---- stream_turn.c ---- */
 
-/* The stream ends with this, once what is on its way has come. The first one counts. */
-void stream_end(struct engine_stream *s, enum engine_stream_end end, const struct status *st);
 /* With nothing on its way any more. */
 void stream_free(struct engine_stream *s);
 

@@ -29,14 +29,6 @@ static struct mail open_mail(struct engine_stream *s) {
     return m;
 }
 
-void stream_end(struct engine_stream *s, enum engine_stream_end end, const struct status *st) {
-    if (s->ending)
-        return;
-    s->ending = true;
-    s->turn_end = end;
-    s->turn_status = *st;
-}
-
 /* The bytes are the owner's to replace. */
 static void give_bytes_back(struct engine_stream *s) {
     stream_drop_bytes(&s->bytes);

@@ -333,9 +333,3 @@ void stream_tell_summary(struct engine_stream *s, bool last) {
         n->event.status = s->turn_status;
     put_node(s, n);
 }
-
-void stream_free_node(struct stream_node *n) {
-    if (n)
-        arena_free(&n->block);
-    free(n);
-}
