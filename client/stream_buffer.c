@@ -20,7 +20,7 @@ static size_t find_piece(const struct stream_buffer *b, int64_t position, size_t
 
 static void overwrite(struct stream_buffer *b, int64_t from, int64_t to) {
     size_t at;
-    for (size_t n; from < to; from += (int64_t)n) {
+    for (size_t n; b->capacity && from < to; from += (int64_t)n) {
         n = find_piece(b, from, (size_t)(to - from), &at);
         explicit_bzero(b->ring + at, n);
     }

@@ -100,10 +100,10 @@ static bool is_empty(const struct summary_segment *s) {
 /* The length of the segments is SUMMARY_SEGMENT_S, doubled some times; 0 when it is not. */
 static double find_segment_s(const struct summary_segment *s) {
     const double length_s = s->end_s - s->start_s;
-    for (double segment_s = SUMMARY_SEGMENT_S; segment_s <= SEGMENT_MAX; segment_s *= 2)
-        if (fabs(length_s - segment_s) <= 1e-6 * segment_s)
-            return segment_s;
-    return 0;
+    double segment_s = SUMMARY_SEGMENT_S;
+    while (segment_s <= SEGMENT_MAX && !(fabs(length_s - segment_s) <= 1e-6 * segment_s))
+        segment_s *= 2;
+    return segment_s <= SEGMENT_MAX ? segment_s : 0;
 }
 
 static int check_segment(const struct summary *s, const struct summary_report *before, int channel, int i,

@@ -395,21 +395,19 @@ static bool find_ending(struct call *c, const struct stream *s, int64_t now_ns, 
         *why =
             (struct ending){.end = TELEMETRY_END_DRAIN, .elsewhere = true, .failure = {.reason = "DRAINING"}};
         status_set(&why->status, STATUS_UNAVAILABLE, "the server is draining: go on elsewhere");
-    } else if (s->finished) {
-        return false;
-    } else if (!is_served(call_get_server(c)->repository, s->model)) {
+    } else if (!s->finished && !is_served(call_get_server(c)->repository, s->model)) {
         *why = (struct ending){
             .end = TELEMETRY_END_DRAIN, .elsewhere = true, .failure = {.reason = "MODEL_UNLOADED"}};
         status_set(&why->status, STATUS_UNAVAILABLE,
                    "model %s is unloaded or replaced: go on in a new stream", s->name);
-    } else if (o->stream_lifetime_s &&
+    } else if (!s->finished && o->stream_lifetime_s &&
                is_over(call_get_begin_ns(c), now_ns, (int64_t)o->stream_lifetime_s * 1000)) {
         *why = (struct ending){.end = TELEMETRY_END_LIFETIME,
                                .elsewhere = true,
                                .failure = {.reason = "STREAM_LIFETIME", .limit = "stream-lifetime-s"}};
         status_set(&why->status, STATUS_UNAVAILABLE,
                    "stream-lifetime-s: the stream is %d s old: go on in a new one", o->stream_lifetime_s);
-    } else if (call_is_reading(c) && is_over(s->waiting_ns, now_ns, o->stream_idle_ms)) {
+    } else if (!s->finished && call_is_reading(c) && is_over(s->waiting_ns, now_ns, o->stream_idle_ms)) {
         *why = (struct ending){.end = TELEMETRY_END_IDLE,
                                .failure = {.reason = "STREAM_IDLE", .limit = "stream-idle-ms"}};
         status_set(&why->status, STATUS_DEADLINE_EXCEEDED, "stream-idle-ms: no message came for %d ms",

@@ -92,6 +92,35 @@ def test_a_fast_stream_starves_nobody():
         assert np.median(latencies) < fast_s / 10 and max(latencies) < fast_s / 3
 
 
+@pytest.mark.skipif(SLOWNESS > 1, reason="a sanitizer's speed tells nothing about load")
+def test_more_live_streams_than_it_can_follow():
+    """They fall behind, but what waits in the engine stays limited, a window a channel above --max-queued-seconds at the
+    most; what has no room there waits in HTTP/2. Nothing is lost."""
+    streams, channels, window_s, queued_s_max = 24, 2, 4.0, 30
+    config = config_of("mulaw", 8000, channels, windows=(window_s, 0.1))
+    audio = encode(interleave(talk(3, 7.0, 8000), talk(4, 7.0, 8000)), "mulaw")
+    with Server("--threads", "1", "--max-queued-seconds", queued_s_max, model=MODEL) as server, calling(server) as stub:
+        expected = sorted(keys(ask_stream(stub, config, audio).results))
+        queued = []
+
+        def live(_):
+            with calling(server) as mine, StreamClient(mine, config) as s:
+                s.send_paced(audio, 16000, 0.1)
+                s.finish()
+                return sorted(keys(s.check().results)) == expected
+
+        with ThreadPoolExecutor(streams) as pool:
+            calls = [pool.submit(live, i) for i in range(streams)]
+            while not all(c.done() for c in calls):
+                queued.append(server.metric("timbre_queue_audio_seconds"))
+                time.sleep(0.1)
+            assert all(c.result() for c in calls)
+        nothing_is_left(server)
+    print(f"at most {max(queued):.0f} s of audio waited")
+    assert max(queued) > queued_s_max, "it could follow them: more are needed for this test"
+    assert max(queued) <= queued_s_max + streams * channels * window_s
+
+
 def test_hundreds_opened_and_dropped():
     """At any moment: before the config, within a message, while windows run, after the last one; nothing is left."""
     audio = encode(interleave(talk(1, 6.0, 8000), talk(2, 6.0, 8000)), "mulaw")
