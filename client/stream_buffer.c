@@ -1,5 +1,6 @@
 #include "client/stream_buffer.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,7 @@ void stream_buffer_init(struct stream_buffer *b, int64_t position, size_t bytes_
 
 /* The part of [position, position + bytes) that lies in one piece. */
 static size_t find_piece(const struct stream_buffer *b, int64_t position, size_t bytes, size_t *at) {
+    assert(b->capacity > 0); /* what is held is held in a ring */
     *at = (size_t)(position % (int64_t)b->capacity);
     const size_t rest = b->capacity - *at;
     return bytes < rest ? bytes : rest;
@@ -20,7 +22,7 @@ static size_t find_piece(const struct stream_buffer *b, int64_t position, size_t
 
 static void overwrite(struct stream_buffer *b, int64_t from, int64_t to) {
     size_t at;
-    for (size_t n; b->capacity && from < to; from += (int64_t)n) {
+    for (size_t n; from < to; from += (int64_t)n) {
         n = find_piece(b, from, (size_t)(to - from), &at);
         explicit_bzero(b->ring + at, n);
     }
