@@ -128,7 +128,7 @@ bool engine_stream_take(struct engine_stream *s, struct engine_stream_event *eve
  * any more. False: none was armed, or it has been called, or is about to be. NULL is fine: false. */
 bool engine_stream_close(struct engine_stream *s);
 
-/* Streams that are open in the engine, and the most there may be. Any thread. */
+/* Streams that are open in the engine, or closed and on their way out. Any thread. */
 int engine_count_streams(const struct engine *e);
 
 /* A file of any format as the interleaved raw samples that a stream takes; free(c->data). Errors: those of
