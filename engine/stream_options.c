@@ -8,7 +8,7 @@
 #define RESUME_OFFSET_S_MAX (365 * 86400)
 
 static int out_of_range(const char *field, double value, double lo, double hi, struct status *st) {
-    return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %g is not in %g..%g", field, value, lo, hi);
+    return status_set(st, STATUS_INVALID_ARGUMENT, "%s: %.10g is not in %.10g..%.10g", field, value, lo, hi);
 }
 
 /* Written so that NaN is out of range too. */

@@ -24,8 +24,10 @@ bool stream_may_cut(struct engine_stream *s) {
     if (s->in_flight >= ENGINE_STREAM_WINDOWS_MAX ||
         (s->in_flight >= s->options.format.channels && s->in_flight_s >= LIVE_S_MAX))
         return false;
-    if (s->in_flight > 0 && !is_live(s) &&
-        (s->in_flight_s >= BEHIND_S_MAX || door_check(s->engine->door, NULL)))
+    if (s->in_flight > 0 && !is_live(s) && s->in_flight_s >= BEHIND_S_MAX)
+        return false;
+    /* When more live streams are open than the engine can follow, none has more than one there. */
+    if (s->in_flight > 0 && door_check(s->engine->door, NULL))
         return false;
     pthread_mutex_lock(&s->lock);
     s->waits_for_owner = s->events_count + s->untold >= ENGINE_STREAM_EVENTS_MAX;
@@ -78,7 +80,6 @@ static void submit(struct engine_stream *s, struct stream_window *w, const float
     }
     s->in_flight++;
     s->in_flight_s += measure_s(s, w->count);
-    summary_count_forward(s->summary, w->channel);
     engine_run_samples(w->request, samples, w->count, (int64_t)(measure_s(s, w->count) * 1e6));
 }
 
@@ -259,6 +260,8 @@ static bool tell_window(struct engine_stream *s, const struct stream_window *w) 
         fill_scores(s, w, n);
     else
         explain(s, w, &n->status);
+    if (w->request)
+        summary_count_forward(s->summary, w->channel);
     if (w->final) {
         s->channels[w->channel].needed = w->needed;
         summary_add_result(s->summary, w->channel, e->start_s, e->end_s, w->speech_s, e->scores,
