@@ -17,6 +17,10 @@ enum { PACE_BELIEVED_MS = 1000 };
  * costs the device nothing. */
 enum { OVERLAP_US = 1000 };
 
+/* A batch with live windows takes no company that would make it longer than this at the measured pace: the
+ * first of them would wait for the last. */
+enum { LIVE_BATCH_MS = 30 };
+
 /* When several devices are free, none takes more than its share of what waits; but parts of less than this
  * fraction of a full batch take no less time. */
 enum { SHARES_MAX = 8 };
@@ -446,7 +450,9 @@ static bool take_items(struct batcher *b, const struct candidate *c, struct fill
     struct batcher_batch *batch = f->batch;
     while (r->next_item < r->items_count) {
         struct engine_item *item = &r->items[r->next_item];
-        const int64_t latest_ns = c->deadline_ns < f->latest_ns ? c->deadline_ns : f->latest_ns;
+        int64_t latest_ns = c->deadline_ns < f->latest_ns ? c->deadline_ns : f->latest_ns;
+        if (r->options.order == ENGINE_LIVE && f->begin_ns + (int64_t)LIVE_BATCH_MS * 1000000 < latest_ns)
+            latest_ns = f->begin_ns + (int64_t)LIVE_BATCH_MS * 1000000;
         if (batch->count == f->count_max || !has_room(f, l, item->slot, latest_ns))
             return false;
         f->taken += item->slot;
