@@ -5,7 +5,9 @@
  * first whose best class is better, with aging by the time since it was last served, so that a flood in one
  * lane does not make its old requests everybody's first; among equals the one that has used the device least.
  * A lane that was empty saves up nothing. The first item always goes, so nothing that fits a worker can
- * starve. Requests nobody waits for, and those that cannot be done before their deadline, are dropped unrun.
+ * starve. A batch with live windows takes no company that would make it longer than 30 ms at the measured
+ * pace, as its first window would wait for its last. Requests nobody waits for, and those that cannot be done
+ * before their deadline, are dropped unrun.
  *
  * Several workers may share a device, so that one's audio is copied while the other computes. Their batches
  * run one after another all the same, and what is taken early cannot be joined by what comes later. So beside

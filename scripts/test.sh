@@ -45,7 +45,15 @@ export fuzz_seconds logs
 
 step_layers() { /usr/bin/python3 scripts/check_layers.py --self-test; /usr/bin/python3 scripts/check_layers.py; }
 step_format() { sources | xargs -0 clang-format --dry-run -Werror; }
-step_build-gcc() { build release; }
+# A name that two libraries have: the linker takes one of them without a word.
+check_names() {
+  local twice
+  twice=$(for lib in build/release/{base,audio,models,engine,server,client}/*.a build/release/kernels/*.a; do
+    nm --defined-only --extern-only "$lib" 2> /dev/null | awk 'NF == 3 { print $3 }' | sort -u
+  done | sort | uniq -d)
+  [ -z "$twice" ] || { printf 'defined in more than one library:\n%s\n' "$twice"; return 1; }
+}
+step_build-gcc() { build release && check_names; }
 step_unit-gcc() { unit release; }
 step_build-cuda() { # for every GPU, beside the program that build-gcc made
   if ! command -v nvcc && ! [ -x /usr/local/cuda/bin/nvcc ]; then

@@ -398,6 +398,24 @@ static void test_company_does_not_make_late(void **state) {
     free_request(other);
 }
 
+/* A live window does not wait for the end of a long batch, though no deadline asks for that. */
+static void test_live_batches_are_short(void **state) {
+    struct engine_request *r[5];
+    (void)state;
+    set_pace(0);
+    for (int i = 0; i < 5; i++)
+        r[i] = put(0, i < 4 ? ENGINE_LIVE : ENGINE_UNARY, 1, 100); /* 10 ms each */
+    assert_int_equal(take(16), 3);
+    assert_int_equal(take(16), 2); /* company of another class is as welcome */
+    for (int i = 0; i < 5; i++)
+        free_request(r[i]);
+    struct engine_request *large = put(0, ENGINE_LIVE, 1, 900), *next = put(0, ENGINE_LIVE, 1, 100);
+    assert_int_equal(take(16), 1); /* the first always goes */
+    assert_int_equal(take(16), 1);
+    free_request(large);
+    free_request(next);
+}
+
 /* ---- waiting for company ---- */
 
 static void *put_later(void *arg) {
@@ -555,6 +573,7 @@ int main(void) {
         WITH(setup, test_does_not_judge_beyond_what_it_saw),
         WITH(setup, test_tries_again),
         WITH(setup, test_company_does_not_make_late),
+        WITH(setup, test_live_batches_are_short),
         WITH(setup_patient, test_waits_for_who_is_on_the_way),
         WITH(setup_patient, test_does_not_wait_when_full),
         WITH(setup_patient, test_does_not_wait_for_who_went_elsewhere),
