@@ -4,7 +4,7 @@
 # failed. On a machine with a GPU, tests/gpu.sh is for the rest.
 #
 # usage: scripts/test.sh [STEP...]     (all by default; the steps are the names in the table)
-#        FUZZ_SECONDS=20 time for each fuzz target
+#        FUZZ_SECONDS=12 time for each fuzz target
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +12,7 @@ all=(layers format build-gcc unit-gcc build-cuda build-core e2e build-asan unit-
      build-clang unit-clang build-fuzz fuzz tidy)
 case "${1-}" in -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; printf 'steps: %s\n' "${all[*]}"; exit 0 ;; esac
 
-fuzz_seconds=${FUZZ_SECONDS:-20}
+fuzz_seconds=${FUZZ_SECONDS:-12}
 jobs=$(nproc)
 logs=build/logs
 mkdir -p "$logs"

@@ -265,7 +265,7 @@ static void check_resume(struct engine_stream_options o) {
         go_on(&whole, had, o, &whole);
         offsets += whole.results[had - 1].resume_offset_ms > 0;
     }
-    assert_true(offsets >= 3);
+    assert_true(offsets > RESUMES / 3);
     for (size_t i = 0; i < STOPS; i++) {
         stream_bed_open(&part, &o);
         stream_bed_feed_all(&part, codes, (size_t)(at_s[i] * LINE_RATE) * 2, 1000, 8);
@@ -413,8 +413,11 @@ static void pause_ms(int ms) {
 }
 
 static void wait_for_streams(int count) {
-    while (engine_count_streams(engine) != count)
+    for (int ms = 0; engine_count_streams(engine) != count; ms++) {
+        if (ms > 100000) /* a test before has left its own */
+            fail_msg("%d streams are open, not %d", engine_count_streams(engine), count);
         pause_ms(1);
+    }
 }
 
 static void test_streams_max(void **state) {
