@@ -146,12 +146,14 @@ static void test_chunks_do_not_matter(void **state) {
     struct stream_bed whole, b;
     struct engine_stream_options windows = line(2), utterances = line(2);
     (void)state;
+    windows.window_s = 0.5;
+    windows.hop_s = 0.25;
     windows.smoothing_s = 3;
     utterances.utterances = true;
     utterances.interim_every_s = 0.5;
     const struct engine_stream_options kinds[] = {windows, utterances};
     for (int k = 0; k < 2; k++) {
-        const size_t bytes = k ? sizeof codes : sizeof codes / 8;
+        const size_t bytes = k ? sizeof codes : 4 * LINE_RATE; /* each chunk is a turn */
         run_well(&whole, kinds[k], codes, bytes, 0, 0);
         for (size_t i = k ? 2 : 0; i < sizeof most / sizeof *most; i++) {
             run_well(&b, kinds[k], codes, bytes, most[i], (unsigned)i);
