@@ -47,7 +47,7 @@ static struct engine_request *run(const struct check *c, const float *samples, i
     const struct engine_request_options o = {
         .model = c->model,
         .window_s = windows ? (double)c->count / rate_hz : 0,
-        .order = ENGINE_LIVE,
+        .order = ENGINE_UNARY, /* a batch with live windows is cut short: company would not be company */
         .replies = c->replies,
     };
     struct engine_request *r;
