@@ -71,7 +71,8 @@ step_unit-asan() { unit asan; }
 step_e2e-asan() { e2e asan tests/e2e -m asan; }
 step_build-tsan() { build tsan; }
 # Those that use threads; and kernels for GPUs, whose threads the shim tells the sanitizer of.
-step_unit-tsan() { unit tsan -R '^unit\.(base|kernels|cuda_shim|engine|server|client)\.|^unit\.models\.invariance$'; }
+step_unit-tsan() { unit tsan -R '^unit\.(base|kernels|cuda_shim|engine|server|client)\.|^unit\.models\.invariance$' \
+  -E '^unit\.engine\.(cutter|cutter_utterances|summary|windows)$'; }
 step_e2e-tsan() { e2e tsan tests/e2e -m tsan; }
 step_build-clang() { build clang; }
 step_unit-clang() { unit clang; }
