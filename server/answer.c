@@ -20,13 +20,13 @@ struct build {
     struct arena *arena;
 };
 
-static void fill_score(Timbre__V1__Score *s, const struct model_info *info, int index, const float *scores,
-                       const float *logits) {
-    timbre__v1__score__init(s);
-    s->index = index;
-    s->label = (char *)info->labels[index];
-    s->score = scores[index];
-    s->logit = logits[index];
+void answer_fill_score(Timbre__V1__Score *to, const struct model_info *info, int index, float score,
+                       float logit) {
+    timbre__v1__score__init(to);
+    to->index = index;
+    to->label = (char *)info->labels[index];
+    to->score = score;
+    to->logit = logit;
 }
 
 static int by_score(const void *a, const void *b, void *scores) {
@@ -46,13 +46,14 @@ static Timbre__V1__Score **list_scores(const struct build *b, const float *score
     if (b->sorted)
         qsort_r(b->order, (size_t)b->info->labels_count, sizeof *b->order, by_score, (void *)scores);
     for (int i = 0; i < b->top_k; i++) {
-        fill_score(&each[i], b->info, b->order[i], scores, logits);
+        const int index = b->order[i];
+        answer_fill_score(&each[i], b->info, index, scores[index], logits[index]);
         list[i] = &each[i];
     }
     return list;
 }
 
-static Timbre__V1__AnswerStatus convert_outcome(enum engine_outcome o) {
+Timbre__V1__AnswerStatus answer_convert_outcome(enum engine_outcome o) {
     static const Timbre__V1__AnswerStatus statuses[] = {
         [ENGINE_OK] = TIMBRE__V1__ANSWER_STATUS__ANSWER_STATUS_OK,
         [ENGINE_NO_SPEECH] = TIMBRE__V1__ANSWER_STATUS__ANSWER_STATUS_NO_SPEECH,
@@ -75,7 +76,7 @@ static void list_windows(Timbre__V1__PredictResponse *to, const struct engine_re
         timbre__v1__window__init(&each[i]);
         each[i].start_s = w->start_s;
         each[i].end_s = w->end_s;
-        each[i].status = convert_outcome(w->outcome);
+        each[i].status = answer_convert_outcome(w->outcome);
         each[i].scores = scores;
         each[i].n_scores = w->scores ? (size_t)b->top_k : 0;
         list[i] = &each[i];
@@ -95,18 +96,14 @@ static void fill_lists(struct answer *a, const struct engine_result *r, struct b
         list_windows(to, r, b);
 }
 
-static void fill_receipt(Timbre__V1__Receipt *to, const struct engine_result *r,
-                         const struct model_info *info, const struct answer_options *o) {
+void answer_fill_receipt(Timbre__V1__Receipt *to, const struct model_info *info, const char *model_name,
+                         const char *model_version) {
     timbre__v1__receipt__init(to);
-    to->model = (char *)o->model_name;
-    to->model_version = (char *)o->model_version;
+    to->model = (char *)model_name;
+    to->model_version = (char *)model_version;
     to->digest = (char *)info->digest;
     to->device = (char *)info->device;
     to->precision = (char *)info->precision;
-    to->batch_size = r->batch_size;
-    to->queue_ms = r->queue_ms;
-    to->compute_ms = r->compute_ms;
-    to->audio_s = r->audio_s;
 }
 
 struct answer *answer_new(const struct engine_result *r, const struct model *m,
@@ -127,16 +124,20 @@ struct answer *answer_new(const struct engine_result *r, const struct model *m,
         return NULL;
     }
     fill_lists(a, r, &b);
-    to->status = convert_outcome(r->outcome);
+    to->status = answer_convert_outcome(r->outcome);
     to->message = (char *)r->status.message;
     to->duration_s = r->duration_s;
     to->embedding = (float *)r->embedding;
     to->n_embedding = r->embedding ? (size_t)b.info->hidden : 0;
     to->request_id = (char *)o->request_id;
-    fill_receipt(&a->receipt, r, b.info, o);
+    answer_fill_receipt(&a->receipt, b.info, o->model_name, o->model_version);
+    a->receipt.batch_size = r->batch_size;
+    a->receipt.queue_ms = r->queue_ms;
+    a->receipt.compute_ms = r->compute_ms;
+    a->receipt.audio_s = r->audio_s;
     to->receipt = &a->receipt;
     if (r->dominant >= 0) {
-        fill_score(&a->dominant, b.info, r->dominant, r->scores, r->logits);
+        answer_fill_score(&a->dominant, b.info, r->dominant, r->scores[r->dominant], r->logits[r->dominant]);
         to->dominant = &a->dominant;
     }
     return a;

@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#include "server/answer.h"
+
 struct stream_answer {
     Timbre__V1__StreamingPredictResponse response;
     Timbre__V1__StreamResult result;
@@ -19,15 +21,6 @@ struct build {
     struct arena *arena;
 };
 
-static void fill_score(Timbre__V1__Score *s, const struct model_info *info, int index, float score,
-                       float logit) {
-    timbre__v1__score__init(s);
-    s->index = index;
-    s->label = (char *)info->labels[index];
-    s->score = score;
-    s->logit = logit;
-}
-
 /* All labels in the model's order. `scores` NULL: none; `logits` NULL: they stay 0. */
 static Timbre__V1__Score **list_scores(const struct build *b, const float *scores, const float *logits,
                                        size_t *count) {
@@ -38,38 +31,13 @@ static Timbre__V1__Score **list_scores(const struct build *b, const float *score
     Timbre__V1__Score **list = arena_alloc(b->arena, *count, sizeof *list);
     Timbre__V1__Score *each = arena_alloc(b->arena, *count, sizeof *each);
     for (int i = 0; list && each && i < info->labels_count; i++) {
-        fill_score(&each[i], info, i, scores[i], logits ? logits[i] : 0);
+        answer_fill_score(&each[i], info, i, scores[i], logits ? logits[i] : 0);
         list[i] = &each[i];
     }
     return list;
 }
 
 /* ---- results ---- */
-
-static Timbre__V1__AnswerStatus convert_outcome(enum engine_outcome o) {
-    static const Timbre__V1__AnswerStatus statuses[] = {
-        [ENGINE_OK] = TIMBRE__V1__ANSWER_STATUS__ANSWER_STATUS_OK,
-        [ENGINE_NO_SPEECH] = TIMBRE__V1__ANSWER_STATUS__ANSWER_STATUS_NO_SPEECH,
-        [ENGINE_TOO_SHORT] = TIMBRE__V1__ANSWER_STATUS__ANSWER_STATUS_TOO_SHORT,
-        [ENGINE_ERROR] = TIMBRE__V1__ANSWER_STATUS__ANSWER_STATUS_ERROR,
-    };
-    return statuses[o];
-}
-
-static void fill_receipt(Timbre__V1__Receipt *to, const struct build *b) {
-    const struct engine_stream_event *e = b->event;
-    const struct model_info *info = b->info;
-    timbre__v1__receipt__init(to);
-    to->model = (char *)b->options->model_name;
-    to->model_version = (char *)b->options->model_version;
-    to->digest = (char *)info->digest;
-    to->device = (char *)info->device;
-    to->precision = (char *)info->precision;
-    to->batch_size = e->batch_size;
-    to->queue_ms = e->queue_ms;
-    to->compute_ms = e->compute_ms;
-    to->audio_s = e->audio_s;
-}
 
 static void fill_result(struct stream_answer *a, const struct build *b) {
     const struct engine_stream_event *e = b->event;
@@ -81,7 +49,7 @@ static void fill_result(struct stream_answer *a, const struct build *b) {
     to->role = (char *)channel->role;
     to->start_s = e->start_s;
     to->end_s = e->end_s;
-    to->status = convert_outcome(e->outcome);
+    to->status = answer_convert_outcome(e->outcome);
     to->message = (char *)e->message;
     to->scores = list_scores(b, e->scores, e->logits, &to->n_scores);
     to->smoothed = list_scores(b, e->smoothed, NULL, &to->n_smoothed);
@@ -90,10 +58,14 @@ static void fill_result(struct stream_answer *a, const struct build *b) {
     to->embedding = (float *)e->embedding;
     to->n_embedding = e->embedding ? (size_t)b->info->hidden : 0;
     to->speech_s = e->speech_s;
-    fill_receipt(&a->receipt, b);
+    answer_fill_receipt(&a->receipt, b->info, b->options->model_name, b->options->model_version);
+    a->receipt.batch_size = e->batch_size;
+    a->receipt.queue_ms = e->queue_ms;
+    a->receipt.compute_ms = e->compute_ms;
+    a->receipt.audio_s = e->audio_s;
     to->receipt = &a->receipt;
     if (e->dominant >= 0 && e->scores) {
-        fill_score(&a->dominant, b->info, e->dominant, e->scores[e->dominant], e->logits[e->dominant]);
+        answer_fill_score(&a->dominant, b->info, e->dominant, e->scores[e->dominant], e->logits[e->dominant]);
         to->dominant = &a->dominant;
     }
     a->response.response_case = TIMBRE__V1__STREAMING_PREDICT_RESPONSE__RESPONSE_RESULT;
@@ -123,7 +95,7 @@ static Timbre__V1__Score *find_dominant(const struct build *b, const float *scor
     const int best = scores ? model_dominant(b->options->model, scores) : -1;
     Timbre__V1__Score *s = best >= 0 ? arena_alloc(b->arena, 1, sizeof *s) : NULL;
     if (s)
-        fill_score(s, b->info, best, scores[best], 0);
+        answer_fill_score(s, b->info, best, scores[best], 0);
     return s;
 }
 
