@@ -65,6 +65,7 @@ static int check_utterances(struct engine_stream_options *o, struct status *st) 
 }
 
 static int check_channels(const struct engine_stream_options *o, struct status *st) {
+    const int labels = model_get_info(o->model->model)->labels_count;
     bool any = false;
     for (int c = 0; c < o->format.channels; c++) {
         const double had_s = o->channels[c].had_s;
@@ -72,6 +73,10 @@ static int check_channels(const struct engine_stream_options *o, struct status *
         if (!(had_s >= 0 && had_s <= RESUME_OFFSET_S_MAX))
             return status_set(st, STATUS_INVALID_ARGUMENT, "channels[%d].resume_end_s: %g is not in 0..%d", c,
                               had_s, RESUME_OFFSET_S_MAX);
+        for (int i = 0; o->channels[c].smoothed && i < labels; i++)
+            if (!isfinite(o->channels[c].smoothed[i]))
+                return status_set(st, STATUS_INVALID_ARGUMENT,
+                                  "channels[%d].resume_smoothed: value %d is not finite", c, i);
     }
     if (!any)
         return status_set(st, STATUS_INVALID_ARGUMENT,

@@ -1,6 +1,5 @@
 #include "server/stream_config.h"
 
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -32,18 +31,6 @@ __attribute__((format(printf, 2, 3))) static int refuse(struct reader *r, const 
     return status_set(r->st, STATUS_INVALID_ARGUMENT, "%s: %s", r->field, text);
 }
 
-/* Of the field at hand; not NaN. */
-static int check_range(struct reader *r, double value, double lo, double hi) {
-    return value >= lo && value <= hi ? 0 : refuse(r, "%g is not in %g..%g", value, lo, hi);
-}
-
-/* 0 is always right: the default, or nothing. */
-static int read_number(struct reader *r, const char *field, double value, double lo, double hi, double *to) {
-    point(r, "%s", field);
-    *to = value;
-    return value == 0 ? 0 : check_range(r, value, lo, hi);
-}
-
 /* ---- format, channels ---- */
 
 static int read_format(struct reader *r) {
@@ -68,13 +55,6 @@ static int read_text(struct reader *r, const char *from, char *to) {
     return 0;
 }
 
-static int check_finite(struct reader *r, const float *values, size_t count) {
-    for (size_t i = 0; i < count; i++)
-        if (!isfinite(values[i]))
-            return refuse(r, "value %zu is not finite", i);
-    return 0;
-}
-
 static int read_channel(struct reader *r, int i) {
     const Timbre__V1__ChannelConfig *from = r->from->channels[i];
     struct engine_stream_channel *to = &r->to->options.channels[i];
@@ -84,14 +64,9 @@ static int read_channel(struct reader *r, int i) {
     point(r, "channels[%d].role", i);
     if (read_text(r, from->role, r->to->channels[i].role))
         return -1;
-    point(r, "channels[%d].resume_end_s", i);
-    if (check_range(r, from->resume_end_s, 0, STREAM_CALL_S_MAX))
-        return -1;
     point(r, "channels[%d].resume_smoothed", i);
     if (from->n_resume_smoothed && from->n_resume_smoothed != (size_t)r->labels_count)
         return refuse(r, "%zu scores, but the model has %d labels", from->n_resume_smoothed, r->labels_count);
-    if (check_finite(r, from->resume_smoothed, from->n_resume_smoothed))
-        return -1;
     to->excluded = from->exclude;
     to->had_s = from->resume_end_s;
     to->smoothed = from->n_resume_smoothed ? from->resume_smoothed : NULL;
@@ -114,54 +89,25 @@ static int read_channels(struct reader *r) {
 
 /* ---- analysis ---- */
 
-static int read_windows(struct reader *r, const Timbre__V1__Windows *from) {
+static void read_analysis(struct reader *r) {
     struct engine_stream_options *o = &r->to->options;
-    o->window_s = from->length_s == 0 ? ENGINE_WINDOW_S_DEFAULT : from->length_s;
-    o->hop_s = from->hop_s == 0 ? o->window_s / 2 : from->hop_s;
-    o->speech_s_min = from->speech_s_min;
-    point(r, "windows.length_s");
-    if (check_range(r, o->window_s, 0.05, ENGINE_WHOLE_S_MAX))
-        return -1;
-    point(r, "windows.hop_s");
-    if (!(o->hop_s >= 0.01 && o->hop_s <= o->window_s))
-        return refuse(r, "%g is not in 0.01..%g (the length)", o->hop_s, o->window_s);
-    if (o->window_s > o->hop_s * ENGINE_STREAM_OVERLAP_MAX * (1 + 1e-9))
-        return refuse(r, "%g is less than a %dth of the length, %g", o->hop_s, ENGINE_STREAM_OVERLAP_MAX,
-                      o->window_s);
-    point(r, "windows.speech_s_min");
-    return check_range(r, o->speech_s_min, 0, o->window_s);
-}
-
-static int read_utterances(struct reader *r, const Timbre__V1__Utterances *from) {
-    struct engine_stream_options *o = &r->to->options;
-    o->utterances = true;
-    if (read_number(r, "utterances.length_s_min", from->length_s_min, 0.05, 5, &o->length_s_min) ||
-        read_number(r, "utterances.length_s_max", from->length_s_max, 1, ENGINE_WHOLE_S_MAX,
-                    &o->length_s_max) ||
-        read_number(r, "utterances.hangover_s", from->hangover_s, 0.1, 5, &o->hangover_s) ||
-        read_number(r, "utterances.interim_every_s", from->interim_every_s, STREAM_INTERIM_S_MIN,
-                    ENGINE_WHOLE_S_MAX, &o->interim_every_s))
-        return -1;
-    const double least = o->length_s_min == 0 ? ENGINE_UTTERANCE_S_MIN_DEFAULT : o->length_s_min;
-    const double most = o->length_s_max == 0 ? ENGINE_UTTERANCE_S_MAX_DEFAULT : o->length_s_max;
-    point(r, "utterances.length_s_max");
-    return most < least ? refuse(r, "%g is less than length_s_min, %g", most, least) : 0;
-}
-
-static int read_analysis(struct reader *r) {
-    struct engine_stream_options *o = &r->to->options;
-    if (r->from->analysis_case == TIMBRE__V1__STREAM_CONFIG__ANALYSIS_WINDOWS &&
-        read_windows(r, r->from->windows))
-        return -1;
-    if (r->from->analysis_case == TIMBRE__V1__STREAM_CONFIG__ANALYSIS_UTTERANCES &&
-        read_utterances(r, r->from->utterances))
-        return -1;
-    o->embedding = r->from->embedding;
-    if (read_number(r, "smoothing_s", r->from->smoothing_s, STREAM_SMOOTHING_S_MIN, STREAM_SMOOTHING_S_MAX,
-                    &o->smoothing_s))
-        return -1;
-    return read_number(r, "summary_every_s", r->from->summary_every_s, STREAM_SUMMARY_S_MIN,
-                       STREAM_SUMMARY_S_MAX, &o->summary_every_s);
+    const Timbre__V1__StreamConfig *from = r->from;
+    if (from->analysis_case == TIMBRE__V1__STREAM_CONFIG__ANALYSIS_WINDOWS) {
+        o->window_s = from->windows->length_s;
+        o->hop_s = from->windows->hop_s;
+        o->speech_s_min = from->windows->speech_s_min;
+    }
+    if (from->analysis_case == TIMBRE__V1__STREAM_CONFIG__ANALYSIS_UTTERANCES) {
+        o->utterances = true;
+        o->length_s_min = from->utterances->length_s_min;
+        o->length_s_max = from->utterances->length_s_max;
+        o->hangover_s = from->utterances->hangover_s;
+        o->interim_every_s = from->utterances->interim_every_s;
+    }
+    o->embedding = from->embedding;
+    o->smoothing_s = from->smoothing_s;
+    o->summary_every_s = from->summary_every_s;
+    o->resume_offset_ms = from->resume_offset_ms;
 }
 
 /* ---- what was before ---- */
@@ -172,43 +118,17 @@ static int read_analysis(struct reader *r) {
 static int check_scores(struct reader *r, Timbre__V1__Score *const *scores, size_t count) {
     if (count && count != (size_t)r->labels_count)
         return refuse(r, "%zu scores, but the model has %d labels", count, r->labels_count);
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++)
         if (scores[i]->index != (int)i)
             return refuse(r, "score %zu has the index %d", i, scores[i]->index);
-        if (!isfinite(scores[i]->score))
-            return refuse(r, "score %zu is not finite", i);
-    }
     return 0;
 }
 
-static int check_segment(struct reader *r, int channel, size_t i, const Timbre__V1__TimelineSegment *s) {
-    point(r, BEFORE "channels[%d].timeline[%zu]", channel, i);
-    if (check_range(r, s->start_s, 0, STREAM_CALL_S_MAX) ||
-        check_range(r, s->end_s, s->start_s, STREAM_CALL_S_MAX) ||
-        check_range(r, s->speech_s, 0, STREAM_CALL_S_MAX))
-        return -1;
-    if (s->n_scores && s->n_scores != (size_t)r->labels_count)
-        return refuse(r, "%zu scores, but the model has %d labels", s->n_scores, r->labels_count);
-    return check_finite(r, s->scores, s->n_scores);
-}
-
+/* The lists have the lengths that the engine takes for granted; it checks what is in them. */
 static int check_before_channel(struct reader *r, int i, const Timbre__V1__ChannelSummary *c) {
     point(r, BEFORE "channels[%d].channel", i);
     if (c->channel != i)
         return refuse(r, "%d, in the place of %d", c->channel, i);
-    point(r, BEFORE "channels[%d].excluded", i);
-    if (c->excluded != r->to->options.channels[i].excluded)
-        return refuse(r, "not as channels[%d].exclude", i);
-    point(r, BEFORE "channels[%d].speech_s", i);
-    if (check_range(r, c->speech_s, 0, STREAM_CALL_S_MAX))
-        return -1;
-    point(r, BEFORE "channels[%d].silence_s", i);
-    if (check_range(r, c->silence_s, 0, STREAM_CALL_S_MAX))
-        return -1;
-    point(r, BEFORE "channels[%d].results", i);
-    if (c->results < 0 || c->no_speech_results < 0 || c->no_speech_results > c->results || c->forwards < 0)
-        return refuse(r, "results, no_speech_results and forwards cannot be %lld, %lld and %lld",
-                      (long long)c->results, (long long)c->no_speech_results, (long long)c->forwards);
     point(r, BEFORE "channels[%d].scores", i);
     if (check_scores(r, c->scores, c->n_scores))
         return -1;
@@ -218,9 +138,12 @@ static int check_before_channel(struct reader *r, int i, const Timbre__V1__Chann
     point(r, BEFORE "channels[%d].timeline", i);
     if (c->n_timeline > SUMMARY_SEGMENTS_MAX)
         return refuse(r, "%zu segments, more than %d", c->n_timeline, SUMMARY_SEGMENTS_MAX);
-    for (size_t k = 0; k < c->n_timeline; k++)
-        if (check_segment(r, i, k, c->timeline[k]))
-            return -1;
+    for (size_t k = 0; k < c->n_timeline; k++) {
+        const Timbre__V1__TimelineSegment *s = c->timeline[k];
+        point(r, BEFORE "channels[%d].timeline[%zu].scores", i, k);
+        if (s->n_scores && s->n_scores != (size_t)r->labels_count)
+            return refuse(r, "%zu scores, but the model has %d labels", s->n_scores, r->labels_count);
+    }
     return 0;
 }
 
@@ -229,15 +152,6 @@ static int check_before(struct reader *r, const Timbre__V1__StreamSummary *from)
     point(r, BEFORE "channels");
     if (from->n_channels != (size_t)count)
         return refuse(r, "%zu of them, but format.channels is %d", from->n_channels, count);
-    point(r, BEFORE "start_s");
-    if (check_range(r, from->start_s, 0, STREAM_CALL_S_MAX))
-        return -1;
-    point(r, BEFORE "end_s");
-    if (check_range(r, from->end_s, from->start_s, STREAM_CALL_S_MAX))
-        return -1;
-    point(r, BEFORE "talk_over_s");
-    if (check_range(r, from->talk_over_s, 0, STREAM_CALL_S_MAX))
-        return -1;
     for (int i = 0; i < count; i++)
         if (check_before_channel(r, i, from->channels[i]))
             return -1;
@@ -287,14 +201,7 @@ static void copy_before(struct summary_report *to, struct arena *a, const Timbre
     }
 }
 
-static int read_resume(struct reader *r) {
-    const int64_t offset_ms = r->from->resume_offset_ms;
-    point(r, "resume_offset_ms");
-    if (offset_ms < 0 || offset_ms > (int64_t)(STREAM_CALL_S_MAX * 1000))
-        return refuse(r, "%lld is not in 0..%.0f", (long long)offset_ms, STREAM_CALL_S_MAX * 1000);
-    if (offset_ms % STREAM_OFFSET_STEP_MS)
-        return refuse(r, "%lld is not a whole second", (long long)offset_ms);
-    r->to->options.resume_offset_ms = offset_ms;
+static int read_before(struct reader *r) {
     if (!r->from->resume_summary)
         return 0;
     if (check_before(r, r->from->resume_summary))
@@ -314,7 +221,8 @@ int stream_config_init(struct stream_config *c, const Timbre__V1__StreamConfig *
                        char *field, struct status *st) {
     struct reader r = {.from = from, .to = c, .labels_count = labels_count, .field = field, .st = st};
     *c = (struct stream_config){0};
-    return read_format(&r) || read_channels(&r) || read_analysis(&r) || read_resume(&r) ? -1 : 0;
+    read_analysis(&r);
+    return read_format(&r) || read_channels(&r) || read_before(&r) ? -1 : 0;
 }
 
 void stream_config_free(struct stream_config *c) {

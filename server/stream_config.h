@@ -1,4 +1,6 @@
-/* stream_config: timbre.v1.StreamConfig checked and put into the engine's terms. */
+/* stream_config: timbre.v1.StreamConfig put into the engine's terms. Checked here is what the engine cannot
+ * see: names, and the lengths of lists. The ranges are the engine's, which names fields as the message does.
+ */
 #ifndef TIMBRE_SERVER_STREAM_CONFIG_H
 #define TIMBRE_SERVER_STREAM_CONFIG_H
 
@@ -9,15 +11,7 @@
 enum {
     STREAM_NAME_BYTES = 65,  /* of a channel's name or role */
     STREAM_FIELD_BYTES = 96, /* such as "resume_summary.channels[3].timeline[7].scores" */
-    STREAM_OFFSET_STEP_MS = 1000,
 };
-/* A call is not longer, so that samples can be counted. */
-#define STREAM_CALL_S_MAX      (365 * 86400.0)
-#define STREAM_SMOOTHING_S_MIN 0.01
-#define STREAM_SMOOTHING_S_MAX 3600.0
-#define STREAM_SUMMARY_S_MIN   1.0
-#define STREAM_SUMMARY_S_MAX   86400.0
-#define STREAM_INTERIM_S_MIN   0.25
 
 /* How results call a channel. */
 struct stream_channel {
@@ -31,7 +25,7 @@ struct stream_config {
     struct arena block;
 };
 
-/* Checks every field but model, model_version and request_id. `from` must stay as long as `c`; `labels_count`
+/* Of every field but model, model_version and request_id. `from` must stay as long as `c`; `labels_count`
  * are the model's. Errors: INVALID_ARGUMENT, with the field's name in `field` [STREAM_FIELD_BYTES] and at the
  * beginning of the message; RESOURCE_EXHAUSTED. Then there is nothing to free. */
 int stream_config_init(struct stream_config *c, const Timbre__V1__StreamConfig *from, int labels_count,

@@ -376,46 +376,100 @@ static void test_summaries(void **state) {
 
 /* ---- limits ---- */
 
-static void test_options(void **state) {
+/* Options that are right but for one number; the message begins with the field's name in StreamConfig. */
+static void expect_refused(const struct engine_stream_options *o, const char *field) {
+    struct engine_stream *s;
+    struct status st;
+    if (engine_stream_open(&s, o, &st) == 0)
+        fail_msg("%s was let in", field);
+    assert_int_equal(st.code, STATUS_INVALID_ARGUMENT);
+    if (strncmp(st.message, field, strlen(field)) != 0 || st.message[strlen(field)] != ':')
+        fail_msg("%s: %s", field, st.message);
+}
+
+static void expect_taken(struct engine_stream_options *o) {
+    struct stream_bed b;
+    stream_bed_open(&b, o);
+    stream_bed_close(&b);
+}
+
+static void test_formats(void **state) {
     static const struct {
         const char *field;
         int encoding, rate_hz, channels;
-        double window_s, hop_s, smoothing_s, summary_s;
-        int64_t offset_ms;
     } rows[] = {
-        {"format.encoding", AUDIO_FILE, 8000, 1, 0, 0, 0, 0, 0},
-        {"format.sample_rate_hz", AUDIO_PCM16, 7999, 1, 0, 0, 0, 0, 0},
-        {"format.sample_rate_hz", AUDIO_PCM16, 48001, 1, 0, 0, 0, 0, 0},
-        {"format.channels", AUDIO_PCM16, 8000, 9, 0, 0, 0, 0, 0},
-        {"format.channels", AUDIO_PCM16, 8000, 0, 0, 0, 0, 0, 0},
-        {"windows.length_s", AUDIO_PCM16, 8000, 1, 31, 0, 0, 0, 0},
-        {"windows.length_s", AUDIO_PCM16, 8000, 1, NAN, 0, 0, 0, 0},
-        {"windows.hop_s", AUDIO_PCM16, 8000, 1, 5, 6, 0, 0, 0},
-        {"windows.hop_s", AUDIO_PCM16, 8000, 1, 5, 0.1, 0, 0, 0},
-        {"smoothing_s", AUDIO_PCM16, 8000, 1, 0, 0, -1, 0, 0},
-        {"summary_every_s", AUDIO_PCM16, 8000, 1, 0, 0, 0, 0.5, 0},
-        {"resume_offset_ms", AUDIO_PCM16, 8000, 1, 0, 0, 0, 0, 1500},
-        {"resume_offset_ms", AUDIO_PCM16, 8000, 1, 0, 0, 0, 0, -1000},
+        {"format.encoding", AUDIO_FILE, 8000, 1},         {"format.sample_rate_hz", AUDIO_PCM16, 7999, 1},
+        {"format.sample_rate_hz", AUDIO_PCM16, 48001, 1}, {"format.channels", AUDIO_PCM16, 8000, 9},
+        {"format.channels", AUDIO_PCM16, 8000, 0},
     };
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        struct engine_stream_options o = {
-            .model = model,
-            .format = {(enum audio_encoding)rows[i].encoding, rows[i].rate_hz, rows[i].channels},
-            .window_s = rows[i].window_s,
-            .hop_s = rows[i].hop_s,
-            .smoothing_s = rows[i].smoothing_s,
-            .summary_every_s = rows[i].summary_s,
-            .resume_offset_ms = rows[i].offset_ms,
-            .wake = free,
-        };
-        struct engine_stream *s;
-        struct status st;
-        assert_int_equal(engine_stream_open(&s, &o, &st), -1);
-        assert_int_equal(st.code, STATUS_INVALID_ARGUMENT);
-        if (strncmp(st.message, rows[i].field, strlen(rows[i].field)) != 0)
-            fail_msg("%s: %s", rows[i].field, st.message);
+        struct engine_stream_options o = mono();
+        o.wake = free;
+        o.format =
+            (struct audio_format){(enum audio_encoding)rows[i].encoding, rows[i].rate_hz, rows[i].channels};
+        expect_refused(&o, rows[i].field);
     }
+}
+
+static void test_numbers(void **state) {
+    struct engine_stream_options o = {0};
+    const struct {
+        const char *field;
+        double *value;
+        bool utterances;
+        double right[2], wrong[4];
+    } rows[] = {
+        {"windows.length_s", &o.window_s, false, {0.05, 30}, {0.04, 30.1, -1, NAN}},
+        {"windows.hop_s", &o.hop_s, false, {0.1, 4}, {0.009, 4.1, 0.099, NAN}},
+        {"windows.speech_s_min", &o.speech_s_min, false, {0, 4}, {-0.1, 4.1, INFINITY, NAN}},
+        {"utterances.length_s_min", &o.length_s_min, true, {0.05, 5}, {0.04, 5.1, -1, NAN}},
+        {"utterances.length_s_max", &o.length_s_max, true, {1, 30}, {0.9, 30.1, -1, NAN}},
+        {"utterances.hangover_s", &o.hangover_s, true, {0.1, 5}, {0.09, 5.1, -1, NAN}},
+        {"utterances.interim_every_s", &o.interim_every_s, true, {0.25, 30}, {0.24, 30.1, -1, NAN}},
+        {"smoothing_s", &o.smoothing_s, false, {0.01, 3600}, {0.001, 3601, -1, NAN}},
+        {"summary_every_s", &o.summary_every_s, false, {1, 86400}, {0.9, 86401, -1, NAN}},
+        {"channels[0].resume_end_s", &o.channels[0].had_s, false, {0, 1e6}, {-0.5, 1e9, INFINITY, NAN}},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        for (int k = 0; k < 4; k++) {
+            o = mono();
+            o.utterances = rows[i].utterances;
+            o.window_s = 4;
+            o.hop_s = 0; /* half of it */
+            o.wake = free;
+            *rows[i].value = rows[i].wrong[k];
+            expect_refused(&o, rows[i].field);
+            *rows[i].value = rows[i].right[k % 2];
+            expect_taken(&o);
+        }
+    o = mono();
+    o.wake = free;
+    o.utterances = true;
+    o.length_s_min = 3;
+    o.length_s_max = 2;
+    expect_refused(&o, "utterances.length_s_min");
+}
+
+static void test_offsets(void **state) {
+    static const int64_t wrong[] = {1500, -1000, INT64_MAX / 1000 * 1000};
+    float smoothed[STREAM_BED_LABELS_MAX] = {0};
+    struct engine_stream_options o = mono();
+    (void)state;
+    o.wake = free;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        o.resume_offset_ms = wrong[i];
+        expect_refused(&o, "resume_offset_ms");
+    }
+    o.resume_offset_ms = 0;
+    o.channels[0].smoothed = smoothed;
+    smoothed[1] = NAN;
+    expect_refused(&o, "channels[0].resume_smoothed");
+    o = mono();
+    o.wake = free;
+    o.channels[0].excluded = true;
+    expect_refused(&o, "channels");
 }
 
 static void wait_for_streams(int count) {
@@ -523,7 +577,9 @@ int main(void) {
         cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_empty),
         cmocka_unit_test(test_summaries),
-        cmocka_unit_test(test_options),
+        cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_offsets),
         cmocka_unit_test(test_streams_max),
         cmocka_unit_test(test_events_are_bounded),
         cmocka_unit_test(test_closed_at_any_time),
