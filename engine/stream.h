@@ -21,9 +21,10 @@ enum {
     ENGINE_STREAM_CHANNELS_MAX = 8,
     ENGINE_STREAM_RATE_HZ_MIN = 8000,
     ENGINE_STREAM_RATE_HZ_MAX = 48000,
-    ENGINE_STREAM_OVERLAP_MAX = 40, /* window length over hop */
-    ENGINE_STREAM_WINDOWS_MAX = 16, /* of one stream, on the way through the engine; then it waits */
-    ENGINE_STREAM_EVENTS_MAX = 64,  /* that the owner has not taken; then it waits */
+    ENGINE_STREAM_OVERLAP_MAX = 40,      /* window length over hop */
+    ENGINE_STREAM_WINDOWS_MAX = 16,      /* of one stream, on the way through the engine; then it waits */
+    ENGINE_STREAM_EVENTS_MAX = 64,       /* that the owner has not taken; then it waits */
+    ENGINE_STREAM_OFFSET_STEP_MS = 1000, /* every resume_offset_ms is a multiple */
     ENGINE_STREAM_THREADS_DEFAULT = 2,
     ENGINE_STREAMS_MAX_DEFAULT = 512, /* max-streams */
     ENGINE_STREAMS_MAX = 100000,

@@ -93,7 +93,7 @@ int stream_settle_options(struct engine_stream_options *o, struct status *st) {
         check_optional("summary_every_s", o->summary_every_s, 1, SUMMARY_S_MAX, st))
         return -1;
     if (o->resume_offset_ms < 0 || o->resume_offset_ms > RESUME_OFFSET_S_MAX * INT64_C(1000) ||
-        o->resume_offset_ms % 1000)
+        o->resume_offset_ms % ENGINE_STREAM_OFFSET_STEP_MS)
         return status_set(st, STATUS_INVALID_ARGUMENT,
                           "resume_offset_ms: %lld is none that a result told: whole seconds from 0 to %d",
                           (long long)o->resume_offset_ms, RESUME_OFFSET_S_MAX);

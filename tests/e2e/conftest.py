@@ -31,3 +31,19 @@ def clips(tmp_path_factory):
     """Four clips like speech, of 0.3 to 3 s, as files."""
     folder = tmp_path_factory.mktemp("clips")
     return [timbre.write_wav(folder / f"{i}.wav", timbre.voice(i, s)) for i, s in enumerate((0.3, 1.0, 2.2, 3.0))]
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A server of that model, for one file of tests; files that need another make their own."""
+    from timbre_server import Server  # it looks at the program
+    with Server() as s:
+        yield s
+
+
+@pytest.fixture(scope="module")
+def stub(server):
+    """timbre.v1.Timbre there."""
+    from timbre_server import calling
+    with calling(server) as s:
+        yield s

@@ -28,12 +28,6 @@ WINDOWS = ("--window", "1", "--hop", "0.5")
 
 
 @pytest.fixture(scope="module")
-def server():
-    with Server() as s:
-        yield s
-
-
-@pytest.fixture(scope="module")
 def call(tmp_path_factory):
     """A call of two channels, 6 s at 8 kHz: (file, int16 samples [n, 2])."""
     x = np.stack([to_pcm16(voice(1, 6.0, 8000)), to_pcm16(voice(2, 6.0, 8000))], axis=1)

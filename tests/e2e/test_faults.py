@@ -26,12 +26,6 @@ pytestmark = [pytest.mark.asan]
 
 
 @pytest.fixture(scope="module")
-def server():
-    with Server() as s:
-        yield s
-
-
-@pytest.fixture(scope="module")
 def expected(clips):
     return [bits_of_answer(a) for a in predict(TINY, clips)]
 

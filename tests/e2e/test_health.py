@@ -49,12 +49,6 @@ class Watcher:
         self.thread.join()
 
 
-@pytest.fixture(scope="module")
-def server():
-    with Server() as s:
-        yield s
-
-
 @pytest.fixture
 def stub(server):
     with connect(server.grpc) as channel:

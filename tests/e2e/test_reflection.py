@@ -22,12 +22,6 @@ pytestmark = pytest.mark.asan
 
 
 @pytest.fixture(scope="module")
-def server():
-    with Server() as s:
-        yield s
-
-
-@pytest.fixture(scope="module")
 def channel(server):
     with connect(server.grpc) as c:
         yield c

@@ -25,12 +25,6 @@ def server():
         yield s
 
 
-@pytest.fixture(scope="module")
-def stub(server):
-    with calling(server) as s:
-        yield s
-
-
 def ask(stub, audio, **fields):
     return stub.Predict(request_of(audio, **fields), timeout=TIMEOUT_S)
 

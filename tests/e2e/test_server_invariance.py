@@ -8,7 +8,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from timbre_program import predict, to_pcm16, voice, wav_bytes
-from timbre_server import SLOWNESS, TINY, Server, bits, bits_of, connect, request_of, stubs
+from timbre_server import SLOWNESS, TINY, bits, bits_of, connect, request_of, stubs
 
 COUNT, SHORTEST_S, LONGEST_S = 200, 0.3, 10.0
 CONCURRENCIES = [1, 8, 64]
@@ -35,12 +35,6 @@ def files(tmp_path_factory):
 def expected(files):
     """What the command line says, each clip by its place."""
     return [bits(a["scores"]) for a in predict(TINY, files, timeout_s=600)]
-
-
-@pytest.fixture(scope="module")
-def server():
-    with Server() as s:
-        yield s
 
 
 def ask_timbre(channel, clip):

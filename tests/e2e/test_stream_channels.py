@@ -6,24 +6,12 @@ import pytest
 from stream_client import (TIMEOUT_S, ask_stream, by_channel, config_of, cut, encode, interleave, key_of, noise,
                            recordings, sentence, talk)
 from timbre_program import to_pcm16, voice
-from timbre_server import Server, calling, request_of, stubs
+from timbre_server import request_of, stubs
 
 RATE_HZ = 8000
 WINDOWS = (1.0, 0.5)
 
 pytestmark = [pytest.mark.asan, pytest.mark.tsan]
-
-
-@pytest.fixture(scope="module")
-def server():
-    with Server() as s:
-        yield s
-
-
-@pytest.fixture(scope="module")
-def stub(server):
-    with calling(server) as s:
-        yield s
 
 
 def model_work(server):

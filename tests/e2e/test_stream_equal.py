@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from stream_client import (ENCODINGS, TIMEOUT_S, VALUE_BYTES, ask_stream, by_channel, config_of, cut, decode, encode,
+from stream_client import (ENCODINGS, TIMEOUT_S, ask_stream, by_channel, config_of, cut, decode, encode,
                            format_of, interleave, key_of, key_of_window, pieces, recordings, talk, windows_of)
 from timbre_program import predict, to_pcm16, voice
 from timbre_server import SLOWNESS, TINY, Server, bits, calling, request_of, stubs
@@ -17,18 +17,6 @@ WINDOWS = ((1.0, 0.5), (0.7, 0.13), (2.0, 2.0), (1.5, 0.6), (0.33, 0.25))  # len
 SPEECH_S_MIN = 0.3
 COUNT, MADE_UP = 50, 8
 AT_ONCE = 4
-
-
-@pytest.fixture(scope="module")
-def server():
-    with Server() as s:
-        yield s
-
-
-@pytest.fixture(scope="module")
-def stub(server):
-    with calling(server) as s:
-        yield s
 
 
 @pytest.fixture(scope="module")

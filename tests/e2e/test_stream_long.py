@@ -4,25 +4,13 @@ import pytest
 
 from stream_client import (MINUTE_S, TIMEOUT_S, StreamClient, ask_stream, config_of, format_of, go_on, key_of,
                            key_of_window, minute, pieces, windows_of)
-from timbre_server import SLOWNESS, Server, calling, request_of
+from timbre_server import SLOWNESS, request_of
 
 MB = 1_000_000
 HOUR_S = 3600
 TOTAL_S = HOUR_S // 10 if SLOWNESS > 1 else HOUR_S
 
 pytestmark = [pytest.mark.asan]
-
-
-@pytest.fixture(scope="module")
-def server():
-    with Server() as s:
-        yield s
-
-
-@pytest.fixture(scope="module")
-def stub(server):
-    with calling(server) as s:
-        yield s
 
 
 def send_long(server, stub, config, minutes):

@@ -24,18 +24,6 @@ pytestmark = [pytest.mark.asan]
 
 
 @pytest.fixture(scope="module")
-def server():
-    with Server() as s:
-        yield s
-
-
-@pytest.fixture(scope="module")
-def stub(server):
-    with calling(server) as s:
-        yield s
-
-
-@pytest.fixture(scope="module")
 def audio():
     return encode(to_pcm16(voice(1, 4.0)), "pcm16")
 

@@ -4,18 +4,12 @@ import numpy as np
 import pytest
 
 from stream_client import (ask_stream, config_of, cut, encode, interleave, key_of, noise, recordings, sentence)
-from timbre_server import SLOWNESS, Server, calling, stubs
+from timbre_server import SLOWNESS, stubs
 
 SENTENCES = 8 if SLOWNESS > 1 else 40
 SLACK_S = 0.3  # of where a sentence begins and ends: frames, hangover and padding
 
 pytestmark = [pytest.mark.asan]
-
-
-@pytest.fixture(scope="module")
-def stub():
-    with Server() as server, calling(server) as s:
-        yield s
 
 
 def joined(count, rate_hz, pause_s, first=0):

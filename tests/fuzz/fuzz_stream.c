@@ -135,7 +135,7 @@ static void take(struct run *r, const struct engine_stream_event *e) {
     if (e->kind != ENGINE_STREAM_RESULT && e->kind != ENGINE_STREAM_SUMMARY)
         return;
     check(!r->last_told);
-    check(e->resume_offset_ms >= 0 && e->resume_offset_ms % STREAM_OFFSET_STEP_MS == 0);
+    check(e->resume_offset_ms >= 0 && e->resume_offset_ms % ENGINE_STREAM_OFFSET_STEP_MS == 0);
     if (e->kind == ENGINE_STREAM_RESULT)
         check_result(r, e);
     else
