@@ -125,7 +125,7 @@ def test_a_broken_model_is_not_taken(folder, tmp_path):
         weights.write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
         with pytest.raises(InferenceServerException, match="plain"):
             client.load_model("plain")
-        assert "cannot load" in server.log_text()
+        wait_until(lambda: "cannot load" in server.log_text(), what="the log")
         assert score_bits(infer(client, file_input(data), model="plain", outputs=SCORES)) == expected["base"]
         put(folder / "bad", "base")
         (folder / "bad" / "config.json").write_text("{}")
