@@ -19,6 +19,7 @@ struct worker {
 struct team {
     int threads;
     bool pin, caller_pinned;
+    int pin_first;
 
     void (*fn)(void *arg, int thread, int threads);
     void *arg;
@@ -63,8 +64,8 @@ int team_count_processors(void) {
     return n < 1 ? 1 : n;
 }
 
-static void pin_self(int index) {
-    int at = index % CPU_COUNT(&processors);
+static void pin_self(const struct team *t, int index) {
+    int at = (t->pin_first + index) % CPU_COUNT(&processors);
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
         if (!CPU_ISSET(cpu, &processors) || at-- > 0)
             continue;
@@ -115,7 +116,7 @@ static void *worker_main(void *arg) {
     struct team *t = w->team;
     uint_least64_t seen = 0;
     if (t->pin)
-        pin_self(w->index);
+        pin_self(t, w->index);
     for (;;) {
         seen = wait_generation(t, seen);
         if (atomic_load(&t->stop))
@@ -139,7 +140,7 @@ static void begin_generation(struct team *t) {
     }
 }
 
-int team_new(struct team **out, int threads, bool pin, struct status *st) {
+int team_new(struct team **out, int threads, bool pin, int pin_first, struct status *st) {
     *out = NULL;
     if (threads < 0 || threads > TEAM_THREADS_MAX)
         return status_set(st, STATUS_INVALID_ARGUMENT, "threads: %d is not in 0..%d", threads,
@@ -156,6 +157,7 @@ int team_new(struct team **out, int threads, bool pin, struct status *st) {
     memset(t, 0, bytes);
     t->threads = 1;
     t->pin = pin;
+    t->pin_first = pin_first;
     pthread_once(&processors_once, find_processors);
     if (CPU_COUNT(&processors) == 0)
         t->pin = false;
@@ -199,11 +201,14 @@ static void pause_round(int i) {
         sched_yield();
 }
 
-static void run(struct team *t, bool everyone, void (*fn)(void *arg, int thread, int threads), void *arg) {
+static void pin_caller(struct team *t) {
     if (t->pin && !t->caller_pinned) {
-        pin_self(0);
+        pin_self(t, 0);
         t->caller_pinned = true;
     }
+}
+
+static void run(struct team *t, bool everyone, void (*fn)(void *arg, int thread, int threads), void *arg) {
     if (t->threads == 1) {
         fn(arg, 0, 1);
         return;
@@ -222,6 +227,7 @@ static void run(struct team *t, bool everyone, void (*fn)(void *arg, int thread,
 }
 
 void team_run(struct team *t, void (*fn)(void *arg, int thread, int threads), void *arg) {
+    pin_caller(t);
     run(t, true, fn, arg);
 }
 
@@ -244,6 +250,7 @@ static void run_tiles(void *arg, int thread, int threads) {
 }
 
 void team_for(struct team *t, int64_t tiles, void (*fn)(void *arg, int64_t tile, int thread), void *arg) {
+    pin_caller(t);
     if (tiles <= 1 || t->threads == 1) {
         for (int64_t i = 0; i < tiles; i++)
             fn(arg, i, 0);

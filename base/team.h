@@ -16,9 +16,10 @@ enum { TEAM_THREADS_MAX = 256 };
 struct team;
 
 /* `threads` in 1..TEAM_THREADS_MAX, the caller included; 0 takes one for each processor this process may use.
- * With `pin`, thread i stays on the i-th of those processors; the caller is pinned when it first calls
- * team_run. Pinning that the kernel refuses is not an error. Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED. */
-int team_new(struct team **t, int threads, bool pin, struct status *st);
+ * With `pin`, thread i stays on number pin_first + i of those processors (counted from 0, around and around);
+ * the caller is pinned when it first calls team_run or team_for. Pinning that the kernel refuses is not an
+ * error. Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED. */
+int team_new(struct team **t, int threads, bool pin, int pin_first, struct status *st);
 void team_del(struct team *t); /* NULL is fine */
 
 int team_count_threads(const struct team *t);

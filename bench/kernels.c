@@ -1,7 +1,7 @@
-/* bench/kernels: the kernel laboratory. Each operation is compared with ref first, then timed against the FMA
- * peak measured in the same run.
+/* bench/kernels: the kernel laboratory. Each operation is compared with ref first, then timed against the
+ * peak of its precision measured in the same run.
  *
- * usage: bench_kernels [--threads N] [--rounds N] [--only NAME] [--no-verify] [--cpu-time]
+ * usage: bench_kernels [--precision NAME] [--threads N] [--rounds N] [--only NAME] [--no-verify] [--cpu-time]
  *
  * --cpu-time counts the processor time of the one thread instead of the clock's: for a machine that others
  * use too.
@@ -25,10 +25,12 @@ enum { WEIGHTS = 12, ROUNDS_MAX = 1000, CLIPS_MAX = 16, HIDDEN = 768 };
 
 static struct {
     int threads, rounds;
+    enum kernels_precision precision;
     const char *only;
     bool verify, cpu_time;
 } options = {.rounds = 15, .verify = true};
 
+static const char *const precisions[] = {"fp32", "bf16", "int8"};
 static struct kernels_device *device, *ref;
 
 /* One line of the table. */
@@ -54,6 +56,38 @@ static float *new_numbers(int64_t n, double scale) {
         seed = seed * 1664525u + 1013904223u;
         ((float *)p)[i] = (float)(((double)(seed >> 8) / (1 << 24) - 0.5) * 3.4641 * scale);
     }
+    return p;
+}
+
+static double measure_peak(void) {
+    return peak_measure_precision_gflops(precisions[options.precision], options.threads);
+}
+
+/* The numbers as the device's activations hold them; x is rounded too, so that ref gets the same. */
+static void *new_activations(float *x, int64_t n) {
+    const size_t bytes = kernels_cpu.activation_bytes(device);
+    struct status st;
+    void *p;
+    if (kernels_cpu.memory_new(device, &p, (size_t)n * bytes, "activations", &st))
+        fail("memory", &st);
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        if (bytes == sizeof(uint16_t)) { /* bf16: to the nearest, ties to even */
+            bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+            memcpy(&x[i], &bits, sizeof bits);
+            ((uint16_t *)p)[i] = (uint16_t)(bits >> 16);
+        } else {
+            ((float *)p)[i] = x[i];
+        }
+    }
+    return p;
+}
+
+static void *new_random(int64_t n) {
+    float *x = new_numbers(n, 1);
+    void *p = new_activations(x, n);
+    kernels_cpu.memory_del(device, x);
     return p;
 }
 
@@ -86,7 +120,7 @@ static void time_line(const struct line *l) {
     if (once < 10)
         calls = once > 0.1 ? (int)(10 / once) : 100;
     for (int r = 0; r < options.rounds; r++) {
-        double peak = peak_measure_gflops(options.threads);
+        double peak = measure_peak();
         start = now_ns();
         for (int i = 0; i < calls; i++)
             l->run(l->arg, turn++ % WEIGHTS);
@@ -105,15 +139,23 @@ static bool is_wanted(const char *name) {
     return !options.only || strstr(name, options.only);
 }
 
-/* Compares some rows of y with ref's: the first, and the last. */
-static void verify(const char *name, const float *y, const float *expected, int64_t n) {
+/* Compares elements [first, first + n) of y with ref's. */
+static void verify(const char *name, const void *y, int64_t first, const float *expected, int64_t n) {
+    static const double most[] = {1e-5, 3.0 / 256, 0.1};
     double worst = 0;
     for (int64_t i = 0; i < n; i++) {
-        double error = fabs((double)y[i] - expected[i]) / (1 + fabs((double)expected[i]));
+        float v = 0;
+        if (kernels_cpu.activation_bytes(device) == sizeof(uint16_t)) {
+            const uint32_t bits = (uint32_t)((const uint16_t *)y)[first + i] << 16;
+            memcpy(&v, &bits, sizeof v);
+        } else {
+            v = ((const float *)y)[first + i];
+        }
+        double error = fabs((double)v - expected[i]) / (1 + fabs((double)expected[i]));
         if (!(error <= worst))
             worst = error;
     }
-    if (!(worst <= 1e-5)) {
+    if (!(worst <= most[options.precision])) {
         fprintf(stderr, "bench_kernels: %s: %g from ref\n", name, worst);
         exit(1);
     }
@@ -153,8 +195,9 @@ static void weights_free(struct weights *w) {
 
 struct call {
     struct weights *w;
-    float *y, *x, *stats;
-    const float *residual;
+    void *y, *x;
+    float *stats;
+    const void *residual;
     enum kernels_activation act;
     int64_t rows;
     int level, heads;
@@ -175,23 +218,25 @@ static void bench_linear(const char *name, int in, int out, int64_t rows, enum k
         return;
     weights_init(
         &w, (struct kernels_weight_spec){.kind = KERNELS_LINEAR, .in = in, .out = out, .has_bias = true});
+    float *x = new_numbers(rows * in, 1), *other = new_numbers(rows * out, 1);
+    void *added = new_activations(other, rows * out);
     struct call c = {
-        .w = &w, .y = new_numbers(rows * out, 1), .x = new_numbers(rows * in, 1), .act = act, .rows = rows};
-    float *other = new_numbers(rows * out, 1);
-    c.residual = residual ? other : NULL;
+        .w = &w, .y = new_random(rows * out), .x = new_activations(x, rows * in), .act = act, .rows = rows};
+    c.residual = residual ? added : NULL;
     if (options.verify) {
         enum { SOME = 8 };
         float *expected = new_numbers(SOME * out, 1);
         int64_t first = rows > SOME ? rows - SOME : 0, count = rows - first;
         run_linear(&c, 0);
-        kernels_ref.linear(ref, expected, c.x + first * in, &w.ref, act,
-                           residual ? other + first * out : NULL, count);
-        verify(text, c.y + first * out, expected, count * out);
+        kernels_ref.linear(ref, expected, x + first * in, &w.ref, act, residual ? other + first * out : NULL,
+                           count);
+        verify(text, c.y, first * out, expected, count * out);
         kernels_cpu.memory_del(device, expected);
     }
     time_line(&(struct line){text, 2.0 * (double)rows * in * out, run_linear, &c});
-    kernels_cpu.memory_del(device, c.x), kernels_cpu.memory_del(device, c.y),
-        kernels_cpu.memory_del(device, other);
+    kernels_cpu.memory_del(device, c.x), kernels_cpu.memory_del(device, c.y);
+    kernels_cpu.memory_del(device, x), kernels_cpu.memory_del(device, other);
+    kernels_cpu.memory_del(device, added);
     weights_free(&w);
 }
 
@@ -238,7 +283,8 @@ static void bench_conv(int level, int64_t tokens, enum kernels_conv_norm norm) {
                                                   .groups = 1,
                                                   .norm = norm});
     struct call c = {.w = &w, .act = KERNELS_GELU, .level = level, .batch = &b, .rows = b.tape_rows[level]};
-    c.x = new_numbers(b.tape_rows[level - 1] * in, 1), c.y = new_numbers(c.rows * out, 1);
+    float *x = new_numbers(b.tape_rows[level - 1] * in, 1);
+    c.x = level == 1 ? x : new_activations(x, b.tape_rows[level - 1] * in), c.y = new_random(c.rows * out);
     float *stats = new_numbers(2 * out, 1);
     if (norm == KERNELS_NORM_GROUP) {
         kernels_cpu.group_stats(device, stats, c.x, &w.w[0], &b);
@@ -248,13 +294,13 @@ static void bench_conv(int level, int64_t tokens, enum kernels_conv_norm norm) {
         const struct kernels_rows few = {0, 8};
         float *expected = new_numbers(few.count * out, 1);
         run_conv(&c, 0);
-        kernels_ref.conv(ref, expected, c.x, &w.ref, c.act, c.stats, level, few, &b);
-        verify(text, c.y, expected, few.count * out);
+        kernels_ref.conv(ref, expected, x, &w.ref, c.act, c.stats, level, few, &b);
+        verify(text, c.y, 0, expected, few.count * out);
         kernels_cpu.memory_del(device, expected);
     }
     time_line(&(struct line){text, 2.0 * (double)c.rows * in * out * kernel, run_conv, &c});
-    kernels_cpu.memory_del(device, c.x), kernels_cpu.memory_del(device, c.y),
-        kernels_cpu.memory_del(device, stats);
+    kernels_cpu.memory_del(device, level == 1 ? NULL : c.x), kernels_cpu.memory_del(device, c.y);
+    kernels_cpu.memory_del(device, x), kernels_cpu.memory_del(device, stats);
     weights_free(&w);
 }
 
@@ -305,16 +351,18 @@ static void bench_pos_conv(int clips, int64_t tokens) {
                                                   .groups = GROUPS,
                                                   .has_bias = true});
     const int64_t n = batch_tokens(&b) * HIDDEN;
-    struct call c = {.w = &w, .x = new_numbers(n, 1), .y = new_numbers(n, 1), .batch = &b};
+    float *x = new_numbers(n, 1);
+    struct call c = {.w = &w, .x = new_activations(x, n), .y = new_random(n), .batch = &b};
     if (options.verify && batch_tokens(&b) < 200) {
         float *expected = new_numbers(n, 1);
         run_pos_conv(&c, 0);
-        kernels_ref.pos_conv(ref, expected, c.x, &w.ref, KERNELS_GELU, &b);
-        verify(text, c.y, expected, n);
+        kernels_ref.pos_conv(ref, expected, x, &w.ref, KERNELS_GELU, &b);
+        verify(text, c.y, 0, expected, n);
         kernels_cpu.memory_del(device, expected);
     }
     time_line(&(struct line){text, 2.0 * (double)n * HIDDEN / GROUPS * KERNEL, run_pos_conv, &c});
     kernels_cpu.memory_del(device, c.x), kernels_cpu.memory_del(device, c.y);
+    kernels_cpu.memory_del(device, x);
     weights_free(&w);
 }
 
@@ -332,16 +380,18 @@ static void bench_attention(int clips, int64_t tokens) {
         return;
     batch_new(&b, &plain, clips, tokens);
     const int64_t n = batch_tokens(&b) * HIDDEN;
-    struct call c = {.x = new_numbers(3 * n, 1), .y = new_numbers(n, 1), .heads = 12, .batch = &b};
+    float *x = new_numbers(3 * n, 1);
+    struct call c = {.x = new_activations(x, 3 * n), .y = new_random(n), .heads = 12, .batch = &b};
     if (options.verify && tokens < 200 && clips == 1) {
         float *expected = new_numbers(n, 1);
         run_attention(&c, 0);
-        kernels_ref.attention(ref, expected, c.x, 12, HIDDEN / 12, 0.125f, &b);
-        verify(text, c.y, expected, n);
+        kernels_ref.attention(ref, expected, x, 12, HIDDEN / 12, 0.125f, &b);
+        verify(text, c.y, 0, expected, n);
         kernels_cpu.memory_del(device, expected);
     }
     time_line(&(struct line){text, 4.0 * (double)n * (double)tokens, run_attention, &c});
     kernels_cpu.memory_del(device, c.x), kernels_cpu.memory_del(device, c.y);
+    kernels_cpu.memory_del(device, x);
 }
 
 static void run_layer_norm(void *arg, int turn) {
@@ -357,8 +407,7 @@ static void bench_layer_norm(int64_t rows) {
         return;
     weights_init(&w, (struct kernels_weight_spec){
                          .kind = KERNELS_LAYER_NORM, .in = HIDDEN, .out = HIDDEN, .has_bias = true});
-    struct call c = {
-        .w = &w, .x = new_numbers(rows * HIDDEN, 1), .y = new_numbers(rows * HIDDEN, 1), .rows = rows};
+    struct call c = {.w = &w, .x = new_random(rows * HIDDEN), .y = new_random(rows * HIDDEN), .rows = rows};
     time_line(&(struct line){text, 8.0 * (double)rows * HIDDEN, run_layer_norm, &c});
     kernels_cpu.memory_del(device, c.x), kernels_cpu.memory_del(device, c.y);
     weights_free(&w);
@@ -431,11 +480,24 @@ static void bench_all(void) {
     bench_layer_norm(1192);
 }
 
+static bool find_precision(const char *name) {
+    for (int i = 0; i < 3; i++)
+        if (strcmp(name, precisions[i]) == 0) {
+            options.precision = (enum kernels_precision)i;
+            return true;
+        }
+    return false;
+}
+
 int main(int argc, char **argv) {
-    static const struct option long_options[] = {
-        {"threads", required_argument, NULL, 't'}, {"rounds", required_argument, NULL, 'r'},
-        {"only", required_argument, NULL, 'o'},    {"no-verify", no_argument, NULL, 'n'},
-        {"cpu-time", no_argument, NULL, 'c'},      {NULL, 0, NULL, 0}};
+    static const struct option long_options[] = {{"threads", required_argument, NULL, 't'},
+                                                 {"rounds", required_argument, NULL, 'r'},
+                                                 {"only", required_argument, NULL, 'o'},
+                                                 {"no-verify", no_argument, NULL, 'n'},
+                                                 {"cpu-time", no_argument, NULL, 'c'},
+                                                 {"precision", required_argument, NULL, 'p'},
+                                                 {NULL, 0, NULL, 0}};
+    bool wrong = false;
     struct status st = {0};
     for (int option; (option = getopt_long(argc, argv, "", long_options, NULL)) != -1;) {
         if (option == 't')
@@ -448,17 +510,20 @@ int main(int argc, char **argv) {
             options.verify = false;
         else if (option == 'c')
             options.cpu_time = true, options.threads = 1;
-        else
-            return 2;
+        else if (option != 'p' || !find_precision(optarg))
+            wrong = true;
     }
-    if (optind != argc || options.rounds < 1 || options.rounds > ROUNDS_MAX || options.threads < 0) {
+    if (wrong || optind != argc || options.rounds < 1 || options.rounds > ROUNDS_MAX || options.threads < 0) {
         fprintf(
             stderr,
-            "usage: bench_kernels [--threads N] [--rounds 1..%d] [--only NAME] [--no-verify] [--cpu-time]\n",
+            "usage: bench_kernels [--precision fp32|bf16|int8] [--threads N] [--rounds 1..%d] [--only NAME]\n"
+            "       [--no-verify] [--cpu-time]\n",
             ROUNDS_MAX);
         return 2;
     }
-    const struct kernels_options o = {.precision = KERNELS_FP32, .threads = options.threads, .pin = true};
+    const struct kernels_options for_ref = {.precision = KERNELS_FP32};
+    const struct kernels_options o = {
+        .precision = options.precision, .threads = options.threads, .pin = true};
     const struct kernels_limits limits = {.samples_max = 2048 * 320,
                                           .tokens_max = 2048,
                                           .clips_max = CLIPS_MAX,
@@ -466,10 +531,11 @@ int main(int argc, char **argv) {
                                           .channels_max = 4 * HIDDEN,
                                           .heads = HIDDEN / 64,
                                           .first_kernel = 10};
-    if (kernels_cpu.device_new(&device, &o, &st) || kernels_ref.device_new(&ref, &o, &st) ||
+    if (kernels_cpu.device_new(&device, &o, &st) || kernels_ref.device_new(&ref, &for_ref, &st) ||
         kernels_cpu.reserve(device, &limits, &st))
         fail("device", &st);
-    printf("%s, FMA peak %.0f GF/s\n", kernels_cpu.device_name(device), peak_measure_gflops(options.threads));
+    printf("%s, %s, peak %.0f GF/s\n", kernels_cpu.device_name(device), precisions[options.precision],
+           measure_peak());
     bench_all();
     kernels_cpu.device_del(device);
     kernels_ref.device_del(ref);

@@ -14,6 +14,7 @@
 
 enum {
     CHAINS = 12, /* independent sums: enough to hide the latency of two units, few enough for 16 registers */
+    CHAINS_BF16 = 16, /* vdpbf16ps takes longer, and has 32 registers */
     ROUNDS = 1 << 17, /* of one run: about a millisecond */
     RUNS = 15,
     THREADS_MAX = 256,
@@ -29,23 +30,25 @@ typedef float (*peak_fn)(void);
 
 static volatile float half = 0.5f; /* so that no compiler works any of it out beforehand */
 
-/* Sums that go to 1, so that no operation meets a denormal or an infinity. The result is returned to be used.
- */
-#define DEFINE_PEAK(name, attributes, type, set, step, first)                                                \
+/* The result is returned to be used. `step` adds the products of a and b to a sum, `total` makes one float of
+ * two sums. */
+#define DEFINE_PEAK(name, attributes, chains, sums, start, operands, set, step, total)                       \
     attributes static float name(void) {                                                                     \
-        type sum[CHAINS], a = set(half), b = set(half);                                                      \
+        sums sum[chains];                                                                                    \
+        operands a = set(half), b = set(half);                                                               \
         UNROLL                                                                                               \
-        for (int i = 0; i < CHAINS; i++)                                                                     \
-            sum[i] = set((float)(i + 2) * half);                                                             \
+        for (int i = 0; i < chains; i++)                                                                     \
+            sum[i] = start((float)(i + 2) * half);                                                           \
         for (int r = 0; r < ROUNDS; r += 8) {                                                                \
             UNROLL                                                                                           \
-            for (int i = 0; i < 8 * CHAINS; i++)                                                             \
-                sum[i % CHAINS] = step(sum[i % CHAINS], a, b);                                               \
+            for (int i = 0; i < 8 * chains; i++)                                                             \
+                sum[i % chains] = step(sum[i % chains], a, b);                                               \
         }                                                                                                    \
+        float result = 0;                                                                                    \
         UNROLL                                                                                               \
-        for (int i = 1; i < CHAINS; i++)                                                                     \
-            sum[0] = step(sum[0], a, sum[i]);                                                                \
-        return first(sum[0]);                                                                                \
+        for (int i = 1; i < chains; i++)                                                                     \
+            result += total(sum[0], sum[i]);                                                                 \
+        return result;                                                                                       \
     }
 
 typedef float lanes4 __attribute__((vector_size(16)));
@@ -54,21 +57,61 @@ static inline lanes4 set4(float x) {
     return (lanes4){x, x, x, x};
 }
 
+/* The sums go to a / (1 - b): no operation meets a denormal or an infinity. */
 static inline lanes4 step4(lanes4 s, lanes4 a, lanes4 b) {
     return s * a + b;
 }
 
-static inline float first4(lanes4 s) {
-    return s[0];
+static inline float total4(lanes4 x, lanes4 y) {
+    return (x + y)[0];
 }
 
-DEFINE_PEAK(run_portable, , lanes4, set4, step4, first4)
+DEFINE_PEAK(run_portable, , CHAINS, lanes4, set4, lanes4, set4, step4, total4)
 
 #if defined(__x86_64__)
-DEFINE_PEAK(run_avx2, __attribute__((target("avx2,fma"))), __m256, _mm256_set1_ps, _mm256_fmadd_ps,
-            _mm256_cvtss_f32)
-DEFINE_PEAK(run_avx512, __attribute__((target("avx512f"))), __m512, _mm512_set1_ps, _mm512_fmadd_ps,
-            _mm512_cvtss_f32)
+#define AVX2        __attribute__((target("avx2,fma")))
+#define AVX512      __attribute__((target("avx512f")))
+#define AVX512_BF16 __attribute__((target("avx512f,avx512bf16")))
+#define AVX512_VNNI __attribute__((target("avx512f,avx512vnni")))
+
+AVX2 static inline float total_avx2(__m256 x, __m256 y) {
+    return _mm256_cvtss_f32(_mm256_add_ps(x, y));
+}
+
+AVX512 static inline float total_avx512(__m512 x, __m512 y) {
+    return _mm512_cvtss_f32(_mm512_add_ps(x, y));
+}
+
+AVX512_BF16 static inline __m512bh set_bf16(float x) {
+    return _mm512_cvtne2ps_pbh(_mm512_set1_ps(x), _mm512_set1_ps(x));
+}
+
+AVX512_VNNI static inline __m512i start_int8(float x) {
+    return _mm512_set1_epi32((int)x);
+}
+
+AVX512_VNNI static inline __m512i set_int8(float x) {
+    return _mm512_set1_epi8((char)(2 * x));
+}
+
+/* The intrinsic makes gcc 12 copy every sum. */
+AVX512_VNNI static inline __m512i step_int8(__m512i s, __m512i a, __m512i b) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(a), "v"(b));
+    return s;
+}
+
+AVX512_VNNI static inline float total_int8(__m512i x, __m512i y) {
+    return (float)_mm_cvtsi128_si32(_mm512_castsi512_si128(_mm512_add_epi32(x, y)));
+}
+
+DEFINE_PEAK(run_avx2, AVX2, CHAINS, __m256, _mm256_set1_ps, __m256, _mm256_set1_ps, _mm256_fmadd_ps,
+            total_avx2)
+DEFINE_PEAK(run_avx512, AVX512, CHAINS, __m512, _mm512_set1_ps, __m512, _mm512_set1_ps, _mm512_fmadd_ps,
+            total_avx512)
+/* These two grow by 0.5 and by 4 a step: far from what their sums can hold. */
+DEFINE_PEAK(run_bf16, AVX512_BF16, CHAINS_BF16, __m512, _mm512_set1_ps, __m512bh, set_bf16, _mm512_dpbf16_ps,
+            total_avx512)
+DEFINE_PEAK(run_int8, AVX512_VNNI, CHAINS, __m512i, start_int8, __m512i, set_int8, step_int8, total_int8)
 #endif
 
 /* The processors this process had before any thread of it was pinned. */
@@ -129,7 +172,12 @@ static double find_best(const struct measurement *m, int threads, double flop) {
     return best;
 }
 
-static double measure(peak_fn run, int lanes, int threads) {
+/* `terms`: multiply-adds of one step of all chains. */
+static double measure(peak_fn run, int terms, int threads) {
+    if (threads <= 0)
+        threads = CPU_COUNT(&processors);
+    if (threads < 1 || threads > THREADS_MAX)
+        return 0.0;
     struct measurement *m = calloc(1, sizeof *m);
     struct thread *t = calloc((size_t)threads, sizeof *t);
     int started = 0;
@@ -145,7 +193,7 @@ static double measure(peak_fn run, int lanes, int threads) {
     for (int i = 0; i < started; i++)
         pthread_join(t[i].id, NULL);
     pthread_barrier_destroy(&m->barrier);
-    best = find_best(m, threads, 2.0 * CHAINS * ROUNDS * lanes);
+    best = find_best(m, threads, 2.0 * ROUNDS * terms);
 done:
     free(t);
     free(m);
@@ -153,18 +201,15 @@ done:
 }
 
 double peak_measure_isa_gflops(const char *isa, int threads) {
-    if (threads <= 0)
-        threads = CPU_COUNT(&processors);
-    if (threads < 1 || threads > THREADS_MAX)
-        return 0.0;
 #if defined(__x86_64__)
     if (strcmp(isa, "avx512") == 0)
-        return __builtin_cpu_supports("avx512f") ? measure(run_avx512, 16, threads) : 0.0;
+        return __builtin_cpu_supports("avx512f") ? measure(run_avx512, CHAINS * 16, threads) : 0.0;
     if (strcmp(isa, "avx2") == 0)
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? measure(run_avx2, 8, threads)
-                                                                               : 0.0;
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
+                   ? measure(run_avx2, CHAINS * 8, threads)
+                   : 0.0;
 #endif
-    return strcmp(isa, "portable") == 0 ? measure(run_portable, 4, threads) : 0.0;
+    return strcmp(isa, "portable") == 0 ? measure(run_portable, CHAINS * 4, threads) : 0.0;
 }
 
 double peak_measure_gflops(int threads) {
@@ -177,5 +222,20 @@ double peak_measure_gflops(int threads) {
         if (gflops > 0)
             return gflops;
     }
+    return 0.0;
+}
+
+double peak_measure_precision_gflops(const char *precision, int threads) {
+    const char *forced = getenv("TIMBRE_CPU");
+    if (strcmp(precision, "fp32") == 0)
+        return peak_measure_gflops(threads);
+    if (forced && *forced && strcmp(forced, "avx512") != 0)
+        return 0.0;
+#if defined(__x86_64__)
+    if (strcmp(precision, "bf16") == 0 && __builtin_cpu_supports("avx512bf16"))
+        return measure(run_bf16, CHAINS_BF16 * 32, threads);
+    if (strcmp(precision, "int8") == 0 && __builtin_cpu_supports("avx512vnni"))
+        return measure(run_int8, CHAINS * 64, threads);
+#endif
     return 0.0;
 }

@@ -26,7 +26,7 @@
 #include "base/status.h"
 #include "kernels/batch.h"
 
-enum { KERNELS_ABI = 2 }; /* goes up when this file changes in a way that a loaded module would notice */
+enum { KERNELS_ABI = 3 }; /* goes up when this file changes in a way that a loaded module would notice */
 
 enum kernels_precision { KERNELS_FP32, KERNELS_BF16, KERNELS_INT8 };
 
@@ -107,7 +107,8 @@ enum kernels_attention_way { KERNELS_ATTENTION_AUTO, KERNELS_ATTENTION_FUSED, KE
 struct kernels_options {
     enum kernels_precision precision;
     int threads;      /* CPU: threads, 0 = one a processor */
-    bool pin;         /* CPU: pin them */
+    bool pin;         /* CPU: pin them, */
+    int pin_first;    /* beginning with this one of the processors the process may use */
     int device_index; /* GPU, as the driver counts those this process may see */
     enum kernels_conv_way conv_way;
     enum kernels_attention_way attention_way;
@@ -118,7 +119,7 @@ struct kernels_options {
 /* The largest batch a device is reserved for. */
 struct kernels_limits {
     int64_t samples_max; /* of the tape */
-    int64_t tokens_max;  /* and rows of the last level */
+    int64_t tokens_max;  /* and rows of the last level, and of linear */
     int clips_max;
     int hidden, channels_max;       /* the widest activation */
     int heads;                      /* of attention; 0: there is none */
@@ -175,6 +176,15 @@ struct kernels {
     /* Packs into `memory`, which has that many bytes and is aligned; w->packed points into it. */
     void (*pack)(struct kernels_device *d, struct kernels_weight *w, const struct kernels_weight_spec *s,
                  void *memory);
+
+    /* Goes up when what `pack` writes changes. 0: it cannot be kept beyond the process, and there is no
+     * `adopt`. */
+    int layout_version;
+    /* As pack, for memory that already holds a copy of what pack wrote for an equal spec, perhaps in another
+     * process: by a device of the same device_name, precision and layout_version. The spec's pointers are not
+     * looked at; has_bias and a norm must be told as for weight_bytes. Writes a few bytes of `memory`. */
+    void (*adopt)(struct kernels_device *d, struct kernels_weight *w, const struct kernels_weight_spec *s,
+                  void *memory);
 
     /* Scratch memory the operations need for a batch of at most this size (attention, packing of A, partial
      * sums). Called once, at start; operations allocate nothing. Error: RESOURCE_EXHAUSTED. */

@@ -3,7 +3,10 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/cpu/conv_pairs.h"
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/norm.h"
+#include "kernels/cpu/quantize.h"
 
 enum {
     STATS_TAPS_MAX = 32,
@@ -126,6 +129,7 @@ struct conv_job {
     struct kernels_rows rows;
     const struct batch *batch;
     enum kernels_activation act;
+    int64_t tile_rows; /* where all columns of a row are made by one tile */
 };
 
 /* Group norm: each clip's numbers become a factor and a term for each channel. The product is small beside
@@ -139,7 +143,7 @@ static void conv_group_rows(const struct conv_job *j, int64_t row, int64_t rows,
         struct gemm g =
             j->gemm; /* these columns alone: a matrix of its own, as panels lie behind each other */
         g.b += first * g.k;
-        g.y += first;
+        g.y = (element *)g.y + first;
         g.n = cpu_min(COLUMNS, p->n - first);
         g.scale = scale;
         g.bias = bias;
@@ -153,18 +157,31 @@ static void conv_group_rows(const struct conv_job *j, int64_t row, int64_t rows,
     }
 }
 
+/* Of the rows up to `end`, those that belong to the clip end here. */
+static int64_t find_slot_end(const struct conv_job *j, int clip, int64_t end) {
+    const struct batch *b = j->batch;
+    if (clip + 1 >= b->clips)
+        return end;
+    return cpu_min(end, b->offset[clip + 1] / b->step[j->level] - j->rows.first); /* offsets are multiples */
+}
+
 static void conv_group(void *arg, int64_t index, int thread) {
     const struct conv_job *j = arg;
     const struct batch *b = j->batch;
     const int64_t end = cpu_min((index + 1) * TILE_ROWS, j->rows.count);
     for (int64_t row = index * TILE_ROWS; row < end;) {
-        int clip = batch_find_clip(b, j->level, j->rows.first + row);
-        int64_t next = end;
-        if (clip + 1 < b->clips) /* a multiple of the step, as every offset is */
-            next = cpu_min(end, b->offset[clip + 1] / b->step[j->level] - j->rows.first);
+        const int clip = batch_find_clip(b, j->level, j->rows.first + row);
+        const int64_t next = find_slot_end(j, clip, end);
         conv_group_rows(j, row, next - row, clip, cpu_sums(j->device, thread));
         row = next;
     }
+}
+
+static void norm_rows(const struct conv_job *j, int64_t first, int64_t end) {
+    const int n = (int)j->gemm.n;
+    element *y = j->gemm.y;
+    for (int64_t r = first; r < end; r++)
+        layer_norm_row(y + r * n, y + r * n, j->w->packed, n, j->w->eps, j->act);
 }
 
 /* Layer norm: whole rows are made and then normalised while they are near. */
@@ -174,12 +191,94 @@ static void conv_layer(void *arg, int64_t index, int thread) {
     const struct gemm *g = &j->gemm;
     const int64_t first = index * TILE_ROWS, end = cpu_min(first + TILE_ROWS, j->rows.count);
     const int64_t panels = cpu_divide_up(g->n, GEMM_PANEL);
+    const int64_t words = gemm_words(g->kind, g->k);
     for (int64_t p = 0; p < panels; p += PANELS)
         gemm_block(g, first, end - first, p, cpu_min(PANELS, panels - p), cpu_sums(j->device, thread),
-                   g->b + (p + PANELS < panels ? p + PANELS : 0) * GEMM_PANEL * g->k);
-    for (int64_t r = first; r < end; r++)
-        layer_norm_row(g->y + r * g->n, g->y + r * g->n, j->w->packed, (int)g->n, j->w->eps, j->act);
+                   g->b + (p + PANELS < panels ? p + PANELS : 0) * GEMM_PANEL * words);
+    norm_rows(j, first, end);
 }
+
+/* Rows of a tile, at most `room`: equal shares for all threads. An even number, unless there is room for one.
+ */
+static int64_t choose_tile_rows(const struct conv_job *j, int64_t room) {
+    const int64_t threads = j->device->threads, tiles = cpu_divide_up(j->rows.count, room);
+    const int64_t each = cpu_divide_up(j->rows.count, cpu_divide_up(tiles, threads) * threads);
+    return cpu_min(room, cpu_divide_up(each, 2) * 2);
+}
+
+#if !CPU_HAS_BF16
+/* Three taps and stride two: rows in pairs, which count from the clip's first. */
+static void conv_pairs(void *arg, int64_t index, int thread) {
+    const struct conv_job *j = arg;
+    const struct batch *b = j->batch;
+    struct kernels_device *d = j->device;
+    const int64_t first = index * j->tile_rows, end = cpu_min(first + j->tile_rows, j->rows.count);
+    for (int64_t row = first; row < end;) {
+        const int clip = batch_find_clip(b, j->level, j->rows.first + row);
+        const int64_t next = find_slot_end(j, clip, end);
+        const int64_t from_start = j->rows.first + row - b->offset[clip] / b->step[j->level];
+        conv_pairs_run(&j->gemm, row, next, from_start % 2 != 0, cpu_sums(d, thread),
+                       d->pairs + (size_t)thread * d->pairs_floats);
+        row = next;
+    }
+    if (j->w->norm == KERNELS_NORM_LAYER)
+        norm_rows(j, first, end);
+}
+
+static void run_pairs(struct conv_job *j, int64_t flop) {
+    j->gemm.a_stride = j->w->in * (int64_t)sizeof(element);
+    j->tile_rows = choose_tile_rows(j, 2 * CPU_PAIRS);
+    cpu_for(j->device, cpu_divide_up(j->rows.count, j->tile_rows), flop, conv_pairs, j);
+}
+#else
+static void run_pairs(struct conv_job *j, int64_t flop) {
+    (void)j, (void)flop;
+    assert(!"no weight of this instruction set is packed for it");
+}
+#endif
+
+#if CPU_HAS_INT8
+/* int8: the rows a tile reads are made bytes once, and then stay near for all columns. */
+static void conv_int8(void *arg, int64_t index, int thread) {
+    enum { PANELS = 2 };
+    const struct conv_job *j = arg;
+    const struct kernels_weight *w = j->w;
+    struct kernels_device *d = j->device;
+    const int64_t first = index * j->tile_rows, end = cpu_min(first + j->tile_rows, j->rows.count);
+    const int64_t tokens = (end - first - 1) * w->stride + w->kernel, bytes = quantize_count_bytes(w->in);
+    const element *x = (const element *)j->gemm.a + first * w->stride * w->in;
+    uint8_t *quantized = d->conv_quantized + (int64_t)thread * CPU_CONV_TOKENS * d->quantized_bytes;
+    float *scale = d->conv_row_scale + (int64_t)thread * CPU_CONV_TOKENS,
+          *min = d->conv_row_min + (int64_t)thread * CPU_CONV_TOKENS;
+    for (int64_t t = 0; t < tokens; t++)
+        quantize_row(quantized + t * bytes, scale + t, min + t, x + t * w->in, w->in);
+    struct gemm g = j->gemm;
+    g.a = quantized;
+    g.a_stride = w->stride * bytes;
+    g.y = (element *)g.y + first * g.y_stride;
+    g.segments = w->kernel;
+    g.row_step = w->stride;
+    g.row_scale = scale;
+    g.row_min = min;
+    const int64_t panels = cpu_divide_up(g.n, GEMM_PANEL), words = gemm_words(g.kind, g.k);
+    for (int64_t p = 0; p < panels; p += PANELS)
+        gemm_block(&g, 0, end - first, p, cpu_min(PANELS, panels - p), cpu_sums(d, thread),
+                   g.b + (p + PANELS < panels ? p + PANELS : 0) * GEMM_PANEL * words);
+    if (w->norm == KERNELS_NORM_LAYER)
+        norm_rows(j, first, end);
+}
+
+static void run_int8(struct conv_job *j, int64_t flop) {
+    const int64_t room = (CPU_CONV_TOKENS - j->w->kernel) / j->w->stride + 1;
+    j->tile_rows = choose_tile_rows(j, room > 1 ? room / 2 * 2 : 1);
+    cpu_for(j->device, cpu_divide_up(j->rows.count, j->tile_rows), flop, conv_int8, j);
+}
+#else
+static void run_int8(struct conv_job *j, int64_t flop) {
+    (void)j, (void)flop;
+    assert(!"no weight of this instruction set is packed for it");
+}
+#endif
 
 void CPU_NAME(conv)(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w,
                     enum kernels_activation act, const float *stats, int level, struct kernels_rows rows,
@@ -188,17 +287,25 @@ void CPU_NAME(conv)(struct kernels_device *d, void *y, const void *x, const stru
     struct conv_job j = {
         .device = d, .w = w, .stats = stats, .level = level, .rows = rows, .batch = b, .act = act};
     assert(p->ops == d->ops && (stats != NULL) == (w->norm == KERNELS_NORM_GROUP));
-    j.gemm = (struct gemm){.a = x,
-                           .a_stride = (int64_t)w->stride * w->in,
+    const size_t from_bytes = level == 1 ? sizeof(float) : sizeof(element);
+    j.gemm = (struct gemm){.kind = p->kind,
+                           .a = x,
+                           .a_stride = (int64_t)w->stride * w->in * (int64_t)from_bytes,
                            .b = p->matrix,
                            .k = p->k,
                            .n = p->n,
                            .y = y,
                            .y_stride = p->n,
+                           .scale = p->column_scale,
                            .bias = p->bias,
+                           .column_sums = p->column_sums,
                            .act = w->norm == KERNELS_NORM_LAYER ? KERNELS_IDENTITY : act};
     const int64_t tiles = cpu_divide_up(rows.count, TILE_ROWS), flop = 2 * rows.count * p->k * p->n;
-    if (w->norm == KERNELS_NORM_GROUP)
+    if (p->kind == CPU_INT8)
+        run_int8(&j, flop);
+    else if (p->pairs)
+        run_pairs(&j, flop);
+    else if (w->norm == KERNELS_NORM_GROUP)
         cpu_for(d, tiles, flop, conv_group, &j);
     else if (w->norm == KERNELS_NORM_LAYER)
         cpu_for(d, tiles, flop, conv_layer, &j);
@@ -209,8 +316,8 @@ void CPU_NAME(conv)(struct kernels_device *d, void *y, const void *x, const stru
 enum { COMPACT_ROWS = 32 }; /* of one tile */
 
 struct compact_job {
-    float *y;
-    const float *x;
+    element *y;
+    const element *x;
     int channels;
     struct kernels_rows rows;
     const struct batch *batch;
@@ -226,7 +333,7 @@ static void compact(void *arg, int64_t index, int thread) {
         int64_t t = j->rows.first + r - b->offset[clip] / b->step[b->levels];
         if (t < batch_rows(b, b->levels, clip))
             memcpy(j->y + (b->cu_tokens[clip] + t) * j->channels, j->x + r * j->channels,
-                   (size_t)j->channels * sizeof(float));
+                   (size_t)j->channels * sizeof(element));
     }
 }
 

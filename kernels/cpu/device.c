@@ -7,49 +7,69 @@
 #include "kernels/cpu/internal.h"
 
 enum {
+    LAYOUT_VERSION = 1, /* of packed weights */
     HUGE_PAGE_BYTES = 2 << 20,
     SEGMENT_ROWS = 160, /* see segment_rows */
 };
 
-/* The instruction sets, best first. */
+/* The instruction sets, best first of each precision. TIMBRE_CPU takes what a name begins with. */
 static const struct isa {
     const char *name;
     const struct kernels *ops;
+    bool precisions[3]; /* that it computes in; enum kernels_precision */
+    size_t element_bytes;
 } isas[] = {
 #if defined(__x86_64__)
-    {"avx512", &cpu_avx512_ops},
-    {"avx2", &cpu_avx2_ops},
+    {"avx512", &cpu_avx512_ops, {[KERNELS_FP32] = true}, sizeof(float)},
+    {"avx512bf16", &cpu_avx512bf16_ops, {[KERNELS_BF16] = true, [KERNELS_INT8] = true}, sizeof(uint16_t)},
+    {"avx512vnni", &cpu_avx512vnni_ops, {[KERNELS_INT8] = true}, sizeof(float)},
+    {"avx2", &cpu_avx2_ops, {[KERNELS_FP32] = true}, sizeof(float)},
 #endif
-    {"portable", &cpu_portable_ops},
+    {"portable", &cpu_portable_ops, {[KERNELS_FP32] = true}, sizeof(float)},
 };
 
 static bool is_supported(const struct isa *isa) {
 #if defined(__x86_64__)
-    if (isa->ops == &cpu_avx512_ops)
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (isa->ops == &cpu_avx2_ops)
+    if (strncmp(isa->name, "avx512", 6) == 0 &&
+        !(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")))
+        return false;
+    if (isa->ops == &cpu_avx512bf16_ops && !__builtin_cpu_supports("avx512bf16"))
+        return false;
+    if (isa->precisions[KERNELS_INT8] && !__builtin_cpu_supports("avx512vnni"))
+        return false;
+    if (isa->ops != &cpu_portable_ops)
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
     (void)isa;
     return true;
 }
 
-static int choose_isa(const struct isa **chosen, struct status *st) {
+static int choose_isa(const struct isa **chosen, enum kernels_precision precision, struct status *st) {
+    static const char *const names[] = {"fp32", "bf16", "int8"}, *const needs[] = {"", "AVX512_BF16",
+                                                                                   "AVX512_VNNI"};
     const char *forced = getenv("TIMBRE_CPU");
+    bool known = false, have = false;
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
         *chosen = &isas[i];
-        if (forced && *forced && strcmp(forced, isas[i].name) != 0)
+        if (forced && strncmp(forced, isas[i].name, strlen(forced)) != 0)
             continue;
-        if (is_supported(&isas[i]))
+        known = true;
+        if (!is_supported(&isas[i]))
+            continue;
+        if (isas[i].precisions[precision])
             return 0;
-        if (forced && *forced)
-            return status_set(st, STATUS_UNAVAILABLE, "TIMBRE_CPU=%s: this processor has no %s", forced,
-                              forced);
+        have = true;
     }
-    return status_set(st, STATUS_UNAVAILABLE,
-                      "TIMBRE_CPU=%s: not one of avx512, avx2, portable in this build", forced);
+    if (!known)
+        return status_set(st, STATUS_UNAVAILABLE,
+                          "TIMBRE_CPU=%s: not one of avx512, avx2, portable in this build", forced);
+    if (!have)
+        return status_set(st, STATUS_UNAVAILABLE, "TIMBRE_CPU=%s: this processor has no %s", forced, forced);
+    return status_set(
+        st, STATUS_UNAVAILABLE,
+        "device cpu does not offer %s here: it needs a processor with %s, elsewhere fp32 is faster",
+        names[precision], needs[precision]);
 }
 
 static int count_devices(void) {
@@ -58,10 +78,7 @@ static int count_devices(void) {
 
 static int probe(const struct kernels_options *o, struct status *st) {
     const struct isa *isa;
-    if (o->precision != KERNELS_FP32)
-        return status_set(st, STATUS_UNAVAILABLE, "device cpu does not offer %s",
-                          o->precision == KERNELS_BF16 ? "bf16" : "int8");
-    return choose_isa(&isa, st);
+    return choose_isa(&isa, o->precision, st);
 }
 
 /* Aligned memory, in huge pages where the system gives them: weights are read from end to end for every
@@ -102,14 +119,16 @@ static void device_del(struct kernels_device *d) {
 static int device_new(struct kernels_device **out, const struct kernels_options *o, struct status *st) {
     const struct isa *isa;
     *out = NULL;
-    if (probe(o, st) || choose_isa(&isa, st))
+    if (choose_isa(&isa, o->precision, st))
         return -1;
     struct kernels_device *d = calloc(1, sizeof *d);
     if (!d)
         return status_set_no_memory(st, sizeof *d, "the cpu device");
     void *sums;
     d->ops = isa->ops;
-    if (team_new(&d->team, o->threads, o->pin, st))
+    d->precision = o->precision;
+    d->element_bytes = isa->element_bytes;
+    if (team_new(&d->team, o->threads, o->pin, o->pin_first, st))
         goto fail;
     d->threads = team_count_threads(d->team);
     if (memory_new(d, &sums, (size_t)d->threads * CPU_SUM_FLOATS * sizeof(float), "the sums of a tile", st))
@@ -128,8 +147,7 @@ static const char *device_name(const struct kernels_device *d) {
 }
 
 static size_t activation_bytes(const struct kernels_device *d) {
-    (void)d;
-    return sizeof(float);
+    return d->element_bytes;
 }
 
 static int64_t segment_rows(const struct kernels_device *d) {
@@ -151,6 +169,19 @@ static void layout_scratch(struct kernels_device *d, const struct kernels_limits
     d->windows = arena_alloc(a, threads * d->windows_floats, sizeof(float));
     d->attention = arena_alloc(a, threads * d->attention_floats, sizeof(float));
     d->keys = arena_alloc(a, d->keys_floats, sizeof(float));
+    d->pairs_floats = 2 * CPU_PAIRS * (size_t)limits->channels_max;
+    d->pairs =
+        d->element_bytes == sizeof(float) ? arena_alloc(a, threads * d->pairs_floats, sizeof(float)) : NULL;
+    if (d->precision == KERNELS_INT8) {
+        const size_t tokens = (size_t)limits->tokens_max, rows = threads * CPU_CONV_TOKENS;
+        d->quantized_bytes = cpu_divide_up(limits->channels_max, 4) * 4;
+        d->quantized = arena_alloc(a, tokens, (size_t)d->quantized_bytes);
+        d->conv_quantized = arena_alloc(a, rows, (size_t)d->quantized_bytes);
+        d->row_scale = arena_alloc(a, tokens, sizeof(float));
+        d->row_min = arena_alloc(a, tokens, sizeof(float));
+        d->conv_row_scale = arena_alloc(a, rows, sizeof(float));
+        d->conv_row_min = arena_alloc(a, rows, sizeof(float));
+    }
 }
 
 static int reserve(struct kernels_device *d, const struct kernels_limits *limits, struct status *st) {
@@ -200,6 +231,11 @@ static size_t weight_bytes(const struct kernels_device *d, const struct kernels_
 static void pack(struct kernels_device *d, struct kernels_weight *w, const struct kernels_weight_spec *s,
                  void *memory) {
     d->ops->pack(d, w, s, memory);
+}
+
+static void adopt(struct kernels_device *d, struct kernels_weight *w, const struct kernels_weight_spec *s,
+                  void *memory) {
+    d->ops->adopt(d, w, s, memory);
 }
 
 static void input_norm(struct kernels_device *d, float *y, const float *x, const struct batch *b) {
@@ -277,6 +313,8 @@ const struct kernels kernels_cpu = {
     .download = copy,
     .weight_bytes = weight_bytes,
     .pack = pack,
+    .layout_version = LAYOUT_VERSION,
+    .adopt = adopt,
     .reserve = reserve,
     .warm_rows = warm_rows,
     .begin = begin,

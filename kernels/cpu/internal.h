@@ -23,12 +23,20 @@ enum {
     CPU_QUERIES = 48,         /* of one tile of attention, at most */
     CPU_KEYS = 256,           /* that attention takes in one step */
     CPU_ALONE_FLOP =
-        1 << 20,          /* an operation of less is done, by one thread, before another would have begun */
-    CPU_ELEMENT_FLOP = 8, /* what an element of a normalisation, a copy or a sum counts */
+        1 << 20,           /* an operation of less is done, by one thread, before another would have begun */
+    CPU_ELEMENT_FLOP = 8,  /* what an element of a normalisation, a copy or a sum counts */
+    CPU_PAIRS = 36,        /* of rows that one tile of conv_pairs makes, at most */
+    CPU_CONV_TOKENS = 208, /* that one tile of an int8 convolution reads, at most */
+    CPU_INT8_TERMS_MAX = 1 << 16, /* of a product in int8: 127 * 255 times as many is below 2^31 */
 };
+
+/* What the words of a matrix product are (gemm.h). */
+enum cpu_kind { CPU_FP32, CPU_BF16, CPU_INT8 };
 
 struct kernels_device {
     const struct kernels *ops; /* of the instruction set chosen */
+    enum kernels_precision precision;
+    size_t element_bytes; /* of an activation */
     struct team *team;
     int threads;
     float *sums; /* [threads, CPU_SUM_FLOATS] */
@@ -38,16 +46,27 @@ struct kernels_device {
     float *windows;   /* [threads, windows_floats]: pos_conv's input, one group of channels */
     float *attention; /* [threads, attention_floats]: scores and outputs of one tile */
     float *keys;      /* [keys_floats]: attention's packed keys and values */
-    size_t windows_floats, attention_floats, keys_floats;
+    float *pairs;     /* [threads, pairs_floats]: what conv_pairs subtracts */
+    size_t windows_floats, attention_floats, keys_floats, pairs_floats;
+    /* int8: the input of a linear layer in bytes, [tokens_max, quantized_bytes], and what they stand for;
+     * and [threads] of the input of one tile of a convolution, [CPU_CONV_TOKENS, quantized_bytes]. */
+    uint8_t *quantized, *conv_quantized;
+    float *row_scale, *row_min;           /* [tokens_max] */
+    float *conv_row_scale, *conv_row_min; /* [threads, CPU_CONV_TOKENS] */
+    int64_t quantized_bytes;              /* of a row of the widest activation */
 };
 
 /* A packed weight. The matrix is [groups] of what gemm.h calls packed; the vectors are padded with zeros so
  * that whole vectors can be read at every channel. */
 struct cpu_packed {
     const struct kernels *ops; /* the instruction set whose layout this is */
-    int64_t k, n;              /* of one group's matrix */
-    float *matrix;
-    float *bias;                      /* [out], zeros where there is none */
+    enum cpu_kind kind;
+    bool pairs;          /* a convolution as conv_pairs.h does it; k is then that of one matrix of four */
+    int64_t k, n;        /* of one group's matrix; int8: k with the padding of each tap's channels */
+    float *matrix;       /* words */
+    float *column_scale; /* int8: [out]; else NULL */
+    float *column_sums;  /* int8: [taps, out to the next multiple of the lanes]; else NULL */
+    float *bias;         /* [out], zeros where there is none */
     float *norm_weight, *norm_bias;   /* [out]; NULL where there is none; of a LAYER_NORM, its own */
     float *input_scale, *input_shift; /* [in]; NULL where there is none */
 };
@@ -106,7 +125,8 @@ static inline struct cpu_block cpu_find_block(const struct batch *b, int64_t row
     return (struct cpu_block){.clip = lo, .first = first, .count = (at + 1) * n / blocks - first};
 }
 
-extern const struct kernels cpu_avx512_ops, cpu_avx2_ops, cpu_portable_ops;
+extern const struct kernels cpu_avx512bf16_ops, cpu_avx512vnni_ops, cpu_avx512_ops, cpu_avx2_ops,
+    cpu_portable_ops;
 
 #ifdef CPU_ISA
 
@@ -114,6 +134,8 @@ extern const struct kernels cpu_avx512_ops, cpu_avx2_ops, cpu_portable_ops;
 size_t CPU_NAME(weight_bytes)(const struct kernels_device *d, const struct kernels_weight_spec *s);
 void CPU_NAME(pack)(struct kernels_device *d, struct kernels_weight *w, const struct kernels_weight_spec *s,
                     void *memory);
+void CPU_NAME(adopt)(struct kernels_device *d, struct kernels_weight *w, const struct kernels_weight_spec *s,
+                     void *memory);
 void CPU_NAME(input_norm)(struct kernels_device *d, float *y, const float *x, const struct batch *b);
 void CPU_NAME(layer_norm)(struct kernels_device *d, void *y, const void *x, const struct kernels_weight *w,
                           int64_t rows);
@@ -136,12 +158,6 @@ void CPU_NAME(accumulate)(struct kernels_device *d, void *y, const void *x, floa
                           int64_t rows, int channels);
 void CPU_NAME(pool)(struct kernels_device *d, float *y, const void *x, enum kernels_pool kind, int channels,
                     const struct batch *b);
-
-#define layer_norm_row CPU_NAME(layer_norm_row)
-
-/* One row of layer norm over n channels, then the activation; y may be x. */
-void layer_norm_row(float *y, const float *x, const struct cpu_packed *p, int n, float eps,
-                    enum kernels_activation act);
 
 #endif
 #endif

@@ -2,7 +2,7 @@
 #include <assert.h>
 #include <math.h>
 
-#include "kernels/cpu/internal.h"
+#include "kernels/cpu/norm.h"
 #include "kernels/cpu/vmath.h"
 
 enum { CHAINS = 32 }; /* sums in double that run side by side: element i goes to sum i % CHAINS */
@@ -59,44 +59,46 @@ void CPU_NAME(input_norm)(struct kernels_device *d, float *y, const float *x, co
 }
 
 /* Sum over x - mean, or over its square, on four vectors side by side. */
-ALWAYS_INLINE float sum_row(const float *x, int n, float mean, bool square) {
+ALWAYS_INLINE float sum_row(const element *x, int n, float mean, bool square) {
     vf sum[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
     const vf m = v_set(mean);
     int i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES) {
         UNROLL
         for (int j = 0; j < 4; j++) {
-            vf v = v_load(x + i + j * LANES) - m;
+            vf v = element_load(x + i + j * LANES) - m;
             sum[j] = square ? v_fma(v, v, sum[j]) : sum[j] + v;
         }
     }
     for (; i + LANES <= n; i += LANES) {
-        vf v = v_load(x + i) - m;
+        vf v = element_load(x + i) - m;
         sum[0] = square ? v_fma(v, v, sum[0]) : sum[0] + v;
     }
     float rest = 0.0f;
-    for (; i < n; i++)
-        rest += square ? (x[i] - mean) * (x[i] - mean) : x[i] - mean;
+    for (; i < n; i++) {
+        const float v = element_get(x[i]) - mean;
+        rest += square ? v * v : v;
+    }
     return v_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
 }
 
-ALWAYS_INLINE void norm_row(enum kernels_activation act, float *y, const float *x, const struct cpu_packed *p,
-                            int n, float eps) {
+ALWAYS_INLINE void norm_row(enum kernels_activation act, element *y, const element *x,
+                            const struct cpu_packed *p, int n, float eps) {
     const float mean = sum_row(x, n, 0.0f, false) / (float)n;
     const float scale = 1.0f / sqrtf(sum_row(x, n, mean, true) / (float)n + eps);
     for (int i = 0; i < n; i += LANES) {
         const bool whole = i + LANES <= n;
-        vf v = whole ? v_load(x + i) : v_load_first(x + i, n - i);
+        vf v = whole ? element_load(x + i) : element_load_first(x + i, n - i);
         v = (v - v_set(mean)) * v_set(scale);
-        v = vmath_activate(act, v_fma(v, v_load(p->norm_weight + i), v_load(p->norm_bias + i)));
+        v = vmath_activate_element(act, v_fma(v, v_load(p->norm_weight + i), v_load(p->norm_bias + i)));
         if (whole)
-            v_store(y + i, v);
+            element_store(y + i, v);
         else
-            v_store_first(y + i, v, n - i);
+            element_store_first(y + i, v, n - i);
     }
 }
 
-void layer_norm_row(float *y, const float *x, const struct cpu_packed *p, int n, float eps,
+void layer_norm_row(element *y, const element *x, const struct cpu_packed *p, int n, float eps,
                     enum kernels_activation act) {
     if (act == KERNELS_GELU)
         norm_row(KERNELS_GELU, y, x, p, n, eps);
@@ -107,8 +109,8 @@ void layer_norm_row(float *y, const float *x, const struct cpu_packed *p, int n,
 enum { NORM_ROWS = 32 }; /* of one tile */
 
 struct layer_job {
-    float *y;
-    const float *x;
+    element *y;
+    const element *x;
     const struct kernels_weight *w;
     int64_t rows;
 };

@@ -1,30 +1,73 @@
 /* Packing of weights, once at load. */
+#include <math.h>
+#include <string.h>
+
 #include "base/arena.h"
+#include "kernels/cpu/conv_pairs.h"
 #include "kernels/cpu/gemm.h"
 
 /* What the matrix of a weight looks like: `groups` times [k, n], k = taps * in. */
 struct shape {
+    enum cpu_kind kind;
+    bool pairs; /* the groups are those of conv_pairs.h, of one tap each */
     int64_t groups, in, taps, k, n;
+    int64_t tap_terms; /* int8: of one tap, padded to whole words; else in */
 };
 
-static struct shape find_shape(const struct kernels_weight_spec *s) {
+/* fp32 where a layer reads fp32: the samples, and what is pooled. The positional convolution is a small part
+ * of the work, and what it adds to stays to the end: no int8 there. */
+static enum cpu_kind choose_kind(const struct kernels_device *d, const struct kernels_weight_spec *s) {
+    if (s->is_head || (s->kind == KERNELS_CONV && s->in == 1) || d->precision == KERNELS_FP32)
+        return CPU_FP32;
+#if CPU_HAS_INT8
+    const int64_t taps = s->kind == KERNELS_CONV ? s->kernel : 1;
+    if (d->precision == KERNELS_INT8 && s->kind != KERNELS_POS_CONV && taps < CPU_CONV_TOKENS &&
+        taps * s->in <= CPU_INT8_TERMS_MAX)
+        return CPU_INT8;
+#endif
+#if CPU_HAS_BF16
+    return CPU_BF16;
+#else
+    return CPU_FP32;
+#endif
+}
+
+static struct shape find_shape(const struct kernels_device *d, const struct kernels_weight_spec *s) {
     bool conv = s->kind == KERNELS_CONV || s->kind == KERNELS_POS_CONV;
-    struct shape m = {.groups = s->kind == KERNELS_POS_CONV ? s->groups : 1, .taps = conv ? s->kernel : 1};
+    struct shape m = {.kind = choose_kind(d, s),
+                      .groups = s->kind == KERNELS_POS_CONV ? s->groups : 1,
+                      .taps = conv ? s->kernel : 1};
     m.in = s->in / m.groups;
-    m.k = m.in * m.taps;
     m.n = s->out / m.groups;
+    m.pairs = conv_pairs_fit(m.kind, s);
+    if (m.pairs) {
+        m.groups = CONV_PAIRS_MATRICES;
+        m.taps = 1;
+    }
+    m.tap_terms = m.kind == CPU_INT8 ? cpu_divide_up(m.in, 4) * 4 : m.in;
+    m.k = m.tap_terms * m.taps;
     if (s->kind == KERNELS_LAYER_NORM)
         m.groups = 0;
     return m;
 }
 
-static void layout(struct cpu_packed *p, const struct kernels_weight_spec *s, struct arena *a) {
-    const struct shape m = find_shape(s);
+static int64_t pad_columns(int64_t n) {
+    return cpu_divide_up(n, LANES) * LANES;
+}
+
+static void layout(struct cpu_packed *p, const struct kernels_device *d, const struct kernels_weight_spec *s,
+                   struct arena *a) {
+    const struct shape m = find_shape(d, s);
     const size_t out = (size_t)s->out + CPU_LANES_MAX, in = (size_t)s->in + CPU_LANES_MAX;
     const bool norm = s->kind == KERNELS_LAYER_NORM || s->norm != KERNELS_NORM_NONE;
+    const bool int8 = m.kind == CPU_INT8 && m.groups > 0;
+    p->kind = m.kind;
+    p->pairs = m.pairs;
     p->k = m.k;
     p->n = m.n;
-    p->matrix = arena_alloc(a, (size_t)(m.groups * gemm_packed_floats(m.k, m.n)), sizeof(float));
+    p->matrix = arena_alloc(a, (size_t)(m.groups * gemm_packed_words(m.kind, m.k, m.n)), sizeof(word));
+    p->column_scale = int8 ? arena_alloc(a, out, sizeof(float)) : NULL;
+    p->column_sums = int8 ? arena_alloc(a, (size_t)(m.taps * pad_columns(m.n)), sizeof(float)) : NULL;
     p->bias = arena_alloc(a, out, sizeof(float));
     p->norm_weight = norm ? arena_alloc(a, out, sizeof(float)) : NULL;
     p->norm_bias = norm ? arena_alloc(a, out, sizeof(float)) : NULL;
@@ -35,52 +78,131 @@ static void layout(struct cpu_packed *p, const struct kernels_weight_spec *s, st
 size_t CPU_NAME(weight_bytes)(const struct kernels_device *d, const struct kernels_weight_spec *s) {
     struct arena a;
     struct cpu_packed p;
-    (void)d;
     arena_init_counting(&a);
     arena_alloc(&a, 1, sizeof p);
-    layout(&p, s, &a);
+    layout(&p, d, s, &a);
     return a.used;
 }
 
 struct job {
     const struct kernels_weight_spec *spec;
     struct shape shape;
-    float *matrix;
+    const struct cpu_packed *packed;
     int64_t panels;
 };
 
-/* The row of output channel `o` of the spec's weight. */
+/* The row of output channel `o` of the spec's weight: [in, taps]. */
 static const float *find_row(const struct job *j, int64_t o) {
     const int64_t part_rows = j->spec->out / j->spec->parts;
-    return j->spec->weight[o / part_rows] + o % part_rows * j->shape.k;
+    return j->spec->weight[o / part_rows] + o % part_rows * j->shape.in * j->shape.taps;
 }
 
-/* One panel of one group: [out, in, taps] becomes [taps, in, out]. Strips of channels, long enough for memory
- * to be read in order and short enough for what is written (32 KiB) to stay in the first cache. */
+/* One term of a column: what is written to the width * word-th part of a panel. */
+ALWAYS_INLINE void put_term(enum cpu_kind kind, float *column, int64_t width, int64_t term, float value,
+                            float inverse) {
+    if (kind == CPU_FP32) {
+        column[term * width] = value;
+    } else if (kind == CPU_BF16) {
+#if CPU_HAS_BF16
+        uint16_t *word = (uint16_t *)(void *)(column + term / 2 * width);
+        word[term % 2] = element_of(value);
+#endif
+    } else {
+        int8_t *word = (int8_t *)(void *)(column + term / 4 * width);
+        word[term % 4] = (int8_t)lrintf(value * inverse);
+    }
+}
+
+/* Channels [in, in + count) of all taps of one panel: [out, in, taps] becomes [taps, in, out]. */
+ALWAYS_INLINE void pack_strip(enum cpu_kind kind, const struct job *j, float *to, int64_t group,
+                              int64_t panel, int64_t in, int64_t count) {
+    enum { AHEAD = 4, LINE = 64 / sizeof(float) };
+    const struct shape *m = &j->shape;
+    const int64_t width = gemm_width(m->n, panel), columns = cpu_min(width, m->n - panel * GEMM_PANEL);
+    for (int64_t tap = 0; tap < m->taps; tap++) {
+        for (int64_t o = 0; o < columns; o++) {
+            const int64_t column = group * m->n + panel * GEMM_PANEL + o;
+            const float *from = find_row(j, column) + in * m->taps + tap;
+            const float scale = kind == CPU_INT8 ? j->packed->column_scale[column] : 0.0f;
+            const float inverse = scale > 0 ? 1.0f / scale : 0.0f;
+            if (o + AHEAD < columns && tap == 0)
+                for (int64_t i = 0; i < count * m->taps; i += LINE)
+                    __builtin_prefetch(find_row(j, column + AHEAD) + in * m->taps + i, 0, 3);
+            for (int64_t i = 0; i < count; i++)
+                put_term(kind, to + o, width, tap * m->tap_terms + in + i, from[i * m->taps], inverse);
+        }
+    }
+}
+
+/* The same for conv_pairs: matrix t is tap t, and the last the sum of the outer ones. */
+static void pack_pairs_strip(const struct job *j, float *to, int64_t matrix, int64_t panel, int64_t in,
+                             int64_t count) {
+    enum { TAPS = CONV_PAIRS_MATRICES - 1 };
+    const struct shape *m = &j->shape;
+    const int64_t width = gemm_width(m->n, panel), columns = cpu_min(width, m->n - panel * GEMM_PANEL);
+    for (int64_t o = 0; o < columns; o++) {
+        const float *from = j->spec->weight[0] + ((panel * GEMM_PANEL + o) * m->in + in) * TAPS;
+        for (int64_t i = 0; i < count; i++, from += TAPS)
+            to[(in + i) * width + o] = matrix < TAPS ? from[matrix] : from[0] + from[TAPS - 1];
+    }
+}
+
+/* int8: the scale that takes each column's largest number to 127. */
+static void find_scales(const struct job *j, int64_t panel) {
+    const struct shape *m = &j->shape;
+    for (int64_t o = panel * GEMM_PANEL; o < cpu_min(m->n, (panel + 1) * GEMM_PANEL); o++) {
+        const float *row = find_row(j, o);
+        float largest = 0.0f;
+        for (int64_t i = 0; i < m->in * m->taps; i++)
+            largest = fmaxf(largest, fabsf(row[i]));
+        j->packed->column_scale[o] = largest / 127.0f;
+    }
+}
+
+/* int8: what each tap's terms of a column add up to, before the scale. */
+static void find_sums(const struct job *j, const float *panel_words, int64_t panel) {
+    const struct shape *m = &j->shape;
+    const int64_t width = gemm_width(m->n, panel), words = m->tap_terms / 4;
+    for (int64_t tap = 0; tap < m->taps; tap++) {
+        int32_t sum[GEMM_PANEL] = {0};
+        for (int64_t w = tap * words; w < (tap + 1) * words; w++) {
+            const int8_t *row = (const int8_t *)(const void *)(panel_words + w * width);
+            for (int64_t o = 0; o < width; o++)
+                sum[o] += row[4 * o] + row[4 * o + 1] + row[4 * o + 2] + row[4 * o + 3];
+        }
+        float *to = j->packed->column_sums + tap * pad_columns(m->n) + panel * GEMM_PANEL;
+        for (int64_t o = 0; o < width; o++)
+            to[o] = (float)sum[o];
+    }
+}
+
+/* One panel of one group, in strips of channels: long enough for memory to be read in order and short enough
+ * for what is written (32 KiB) to stay in the first cache. */
 static void pack_panel(void *arg, int64_t index, int thread) {
-    enum { STRIP = 128, AHEAD = 4, LINE = 64 / sizeof(float) };
+    enum { STRIP = 128 };
     const struct job *j = arg;
     const struct shape *m = &j->shape;
     const int64_t group = index / j->panels, panel = index % j->panels, width = gemm_width(m->n, panel);
-    float *to = j->matrix + group * gemm_packed_floats(m->k, m->n) + panel * GEMM_PANEL * m->k;
+    float *to = j->packed->matrix + group * gemm_packed_words(m->kind, m->k, m->n) +
+                panel * GEMM_PANEL * gemm_words(m->kind, m->k);
     (void)thread;
-    for (int64_t tap = 0; tap < m->taps; tap++) {
-        for (int64_t in = 0; in < m->in; in += STRIP) {
-            const int64_t count = cpu_min(STRIP, m->in - in);
-            float *strip = to + (tap * m->in + in) * width;
-            for (int64_t o = 0; o < width; o++) {
-                const int64_t column = panel * GEMM_PANEL + o;
-                const float *from =
-                    column < m->n ? find_row(j, group * m->n + column) + in * m->taps + tap : NULL;
-                if (column + AHEAD < m->n && tap == 0)
-                    for (int64_t i = 0; i < count * m->taps; i += LINE)
-                        __builtin_prefetch(find_row(j, group * m->n + column + AHEAD) + in * m->taps + i, 0,
-                                           3);
-                for (int64_t i = 0; i < count; i++)
-                    strip[i * width + o] = from ? from[i * m->taps] : 0.0f;
-            }
-        }
+    if (m->kind == CPU_INT8)
+        find_scales(j, panel);
+    if (m->n % LANES != 0 || m->tap_terms != m->in || m->k % gemm_terms(m->kind) != 0) /* padding */
+        memset(to, 0, (size_t)(gemm_words(m->kind, m->k) * width) * sizeof *to);
+    for (int64_t in = 0; in < m->in; in += STRIP) {
+        const int64_t count = cpu_min(STRIP, m->in - in);
+        if (m->pairs)
+            pack_pairs_strip(j, to, group, panel, in, count);
+        else if (m->kind == CPU_FP32)
+            pack_strip(CPU_FP32, j, to, group, panel, in, count);
+        else if (m->kind == CPU_BF16)
+            pack_strip(CPU_BF16, j, to, group, panel, in, count);
+        else
+            pack_strip(CPU_INT8, j, to, group, panel, in, count);
     }
+    if (m->kind == CPU_INT8)
+        find_sums(j, to, panel);
 }
 
 static void fill(float *to, const float *from, int n, float otherwise) {
@@ -90,13 +212,22 @@ static void fill(float *to, const float *from, int n, float otherwise) {
         to[i] = 0.0f;
 }
 
-void CPU_NAME(pack)(struct kernels_device *d, struct kernels_weight *w, const struct kernels_weight_spec *s,
-                    void *memory) {
+void CPU_NAME(adopt)(struct kernels_device *d, struct kernels_weight *w, const struct kernels_weight_spec *s,
+                     void *memory) {
     struct arena a = {.base = memory, .bytes = CPU_NAME(weight_bytes)(d, s)};
     struct cpu_packed *p = arena_alloc(&a, 1, sizeof *p);
-    layout(p, s, &a);
+    layout(p, d, s, &a);
     p->ops = d->ops;
-    struct job j = {.spec = s, .shape = find_shape(s), .matrix = p->matrix};
+    *w = kernels_weight_of(s, p);
+}
+
+void CPU_NAME(pack)(struct kernels_device *d, struct kernels_weight *w, const struct kernels_weight_spec *s,
+                    void *memory) {
+    CPU_NAME(adopt)(d, w, s, memory);
+    struct cpu_packed *p = w->packed;
+    struct job j = {.spec = s, .shape = find_shape(d, s), .packed = p};
+    if (p->column_scale)
+        memset(p->column_scale, 0, ((size_t)s->out + CPU_LANES_MAX) * sizeof(float));
     j.panels = cpu_divide_up(j.shape.n, GEMM_PANEL);
     team_for(d->team, j.shape.groups * j.panels, pack_panel, &j);
 
@@ -112,5 +243,4 @@ void CPU_NAME(pack)(struct kernels_device *d, struct kernels_weight *w, const st
         fill(p->input_scale, s->input_scale, s->in, 1.0f);
         fill(p->input_shift, s->input_shift, s->in, 0.0f);
     }
-    *w = kernels_weight_of(s, p);
 }

@@ -1,14 +1,14 @@
 /* Weighted sum of layers, and pooling. */
 #include <math.h>
 
+#include "kernels/cpu/element.h"
 #include "kernels/cpu/internal.h"
-#include "kernels/cpu/simd.h"
 
 enum { ACCUMULATE_FLOATS = 1 << 14, POOL_CHANNELS = 64 }; /* of one tile */
 
 struct accumulate_job {
-    float *y;
-    const float *x;
+    element *y;
+    const element *x;
     float weight;
     bool first;
     int64_t count;
@@ -20,11 +20,13 @@ static void accumulate(void *arg, int64_t index, int thread) {
     const int64_t end = cpu_min(j->count, i + ACCUMULATE_FLOATS);
     (void)thread;
     for (; i + LANES <= end; i += LANES) {
-        vf x = v_load(j->x + i) * v_set(j->weight);
-        v_store(j->y + i, j->first ? x : v_load(j->y + i) + x);
+        vf x = element_load(j->x + i) * v_set(j->weight);
+        element_store(j->y + i, j->first ? x : element_load(j->y + i) + x);
     }
-    for (; i < end; i++) /* not fused above either: an element's bits do not depend on where it stands */
-        j->y[i] = j->first ? j->weight * j->x[i] : j->y[i] + j->weight * j->x[i];
+    for (; i < end; i++) { /* not fused above either: an element's bits do not depend on where it stands */
+        const float x = j->weight * element_get(j->x[i]);
+        j->y[i] = element_of(j->first ? x : element_get(j->y[i]) + x);
+    }
 }
 
 void CPU_NAME(accumulate)(struct kernels_device *d, void *y, const void *x, float weight, bool first,
@@ -35,7 +37,7 @@ void CPU_NAME(accumulate)(struct kernels_device *d, void *y, const void *x, floa
 
 struct pool_job {
     float *y;
-    const float *x;
+    const element *x;
     enum kernels_pool kind;
     int channels, strips;
     const struct batch *batch;
@@ -53,13 +55,13 @@ static void pool(void *arg, int64_t index, int thread) {
     for (int i = 0; i < count; i++)
         max[i] = -INFINITY;
     for (int64_t t = cu[clip]; t < cu[clip + 1]; t++) {
-        const float *x = j->x + t * j->channels + first;
+        const element *x = j->x + t * j->channels + first;
         if (j->kind == KERNELS_POOL_MAX) {
             for (int i = 0; i < count; i++)
-                max[i] = x[i] > max[i] ? x[i] : max[i];
+                max[i] = element_get(x[i]) > max[i] ? element_get(x[i]) : max[i];
         } else {
             for (int i = 0; i < count; i++)
-                sum[i] += x[i];
+                sum[i] += element_get(x[i]);
         }
     }
     float *y = j->y + (int64_t)clip * j->channels + first;

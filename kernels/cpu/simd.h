@@ -151,17 +151,60 @@ ALWAYS_INLINE float v_highest(vf v) {
 #endif
 }
 
-/* p[0], p[stride], p[2 stride], ... */
-ALWAYS_INLINE vf v_load_strided(const float *p, int stride) {
-    vi at;
-    for (int i = 0; i < LANES; i++)
-        at[i] = i * stride;
+/* r[i][j] and r[j][i] change places. */
+ALWAYS_INLINE void v_transpose(vf *r) {
 #if CPU_LANES == 16
-    return (vf)_mm512_i32gather_ps((__m512i)at, p, 4);
+    __m512 a[16], b[16];
+    UNROLL
+    for (int i = 0; i < 16; i += 2) { /* pairs of rows, within 128 bits */
+        a[i] = _mm512_unpacklo_ps((__m512)r[i], (__m512)r[i + 1]);
+        a[i + 1] = _mm512_unpackhi_ps((__m512)r[i], (__m512)r[i + 1]);
+    }
+    UNROLL
+    for (int i = 0; i < 16; i += 4) { /* fours: b[i + j] has column j of each 128 bits */
+        UNROLL
+        for (int j = 0; j < 2; j++) {
+            b[i + 2 * j] = (__m512)_mm512_unpacklo_pd((__m512d)a[i + j], (__m512d)a[i + j + 2]);
+            b[i + 2 * j + 1] = (__m512)_mm512_unpackhi_pd((__m512d)a[i + j], (__m512d)a[i + j + 2]);
+        }
+    }
+    UNROLL
+    for (int i = 0; i < 4; i++) { /* then the blocks of 128 bits */
+        const __m512 even0 = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x88),
+                     odd0 = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xdd),
+                     even1 = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0x88),
+                     odd1 = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0xdd);
+        r[i] = (vf)_mm512_shuffle_f32x4(even0, even1, 0x88);
+        r[i + 4] = (vf)_mm512_shuffle_f32x4(odd0, odd1, 0x88);
+        r[i + 8] = (vf)_mm512_shuffle_f32x4(even0, even1, 0xdd);
+        r[i + 12] = (vf)_mm512_shuffle_f32x4(odd0, odd1, 0xdd);
+    }
 #elif CPU_LANES == 8
-    return (vf)_mm256_i32gather_ps(p, (__m256i)at, 4);
+    __m256 a[8], b[8];
+    UNROLL
+    for (int i = 0; i < 8; i += 2) {
+        a[i] = _mm256_unpacklo_ps((__m256)r[i], (__m256)r[i + 1]);
+        a[i + 1] = _mm256_unpackhi_ps((__m256)r[i], (__m256)r[i + 1]);
+    }
+    UNROLL
+    for (int i = 0; i < 8; i += 4) {
+        UNROLL
+        for (int j = 0; j < 2; j++) {
+            b[i + 2 * j] = (__m256)_mm256_unpacklo_pd((__m256d)a[i + j], (__m256d)a[i + j + 2]);
+            b[i + 2 * j + 1] = (__m256)_mm256_unpackhi_pd((__m256d)a[i + j], (__m256d)a[i + j + 2]);
+        }
+    }
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        r[i] = (vf)_mm256_permute2f128_ps(b[i], b[i + 4], 0x20);
+        r[i + 4] = (vf)_mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
+    }
 #else
-    return (vf){p[at[0]], p[at[1]], p[at[2]], p[at[3]]};
+    const vf a = r[0], b = r[1], c = r[2], d = r[3];
+    r[0] = (vf){a[0], b[0], c[0], d[0]};
+    r[1] = (vf){a[1], b[1], c[1], d[1]};
+    r[2] = (vf){a[2], b[2], c[2], d[2]};
+    r[3] = (vf){a[3], b[3], c[3], d[3]};
 #endif
 }
 

@@ -6,6 +6,7 @@ const struct kernels CPU_NAME(ops) = {
     .name = "cpu-" CPU_STRING(CPU_ISA),
     .weight_bytes = CPU_NAME(weight_bytes),
     .pack = CPU_NAME(pack),
+    .adopt = CPU_NAME(adopt),
     .input_norm = CPU_NAME(input_norm),
     .group_stats = CPU_NAME(group_stats),
     .conv = CPU_NAME(conv),

@@ -52,6 +52,17 @@ ALWAYS_INLINE vf vmath_exp(vf x) {
     return (vf)((vi)vmath_polynomial(r, c, 7) + ((vi)t << 23));
 }
 
+#if CPU_HAS_BF16
+/* The same for results that are rounded to bf16 and x <= 0, in half the time: 2^(x log2 e) by its nearest
+ * power and a polynomial of degree 3. Relative error at most 1.1e-4. */
+ALWAYS_INLINE vf vmath_exp_short(vf x) {
+    static const float c[] = {0.999928f, 0.693261f, 0.242611f, 0.0551717f};
+    const vf t = x * v_set(1.44269504f);
+    const __m512 n = _mm512_roundscale_ps((__m512)t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    return (vf)_mm512_scalef_ps((__m512)vmath_polynomial(t - (vf)n, c, 4), n);
+}
+#endif
+
 /* x Phi(x) = 0.5 x (1 + erf(x / sqrt 2)). Phi(x) - 0.5 = x Q(x^2), Q a polynomial of degree 14 in x^2 scaled
  * to
  * [-1, 1] over |x| <= 5.5, where 5.5 Phi(-5.5) is 1e-7; beyond, Phi is 0 or 1. Absolute error at most
@@ -106,6 +117,21 @@ ALWAYS_INLINE vf vmath_activate(enum kernels_activation act, vf x) {
         break;
     }
     return x;
+}
+
+/* vmath_gelu for results that are rounded to bf16, in half the time: Q of degree 7 in x^2 over |x| <= 3.9,
+ * with 3.9 Q(3.9^2) = 0.5, so that Phi is 0 or 1 beyond. Absolute error at most 1.9e-4, relative error at
+ * most 3e-4 above -1, where rounding alone makes it 2e-3. */
+ALWAYS_INLINE vf vmath_gelu_short(vf x) {
+    static const float c[] = {0.398621887f,    -0.0658039823f,   0.00945775956f,  -0.000993448892f,
+                              7.29241219e-05f, -3.49872494e-06f, 9.74198997e-08f, -1.18336052e-09f};
+    const vf near = v_min(v_max(x, v_set(-3.89990497f)), v_set(3.89990497f));
+    return v_fma(x, near * vmath_polynomial(near * near, c, 8), x * v_set(0.5f));
+}
+
+/* The activation of a number that will be rounded to an element. */
+ALWAYS_INLINE vf vmath_activate_element(enum kernels_activation act, vf x) {
+    return CPU_HAS_BF16 && act == KERNELS_GELU ? vmath_gelu_short(x) : vmath_activate(act, x);
 }
 
 #endif

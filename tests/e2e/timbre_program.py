@@ -149,6 +149,8 @@ def to_pcm16(samples):
 # ---- code paths -----------------------------------------------------------------------------------------------------
 
 FLAGS = {"portable": set(), "avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512bw", "avx512vl", "avx512dq"}}
+FLAGS["avx512vnni"] = FLAGS["avx512"] | {"avx512_vnni"}
+FLAGS["avx512bf16"] = FLAGS["avx512vnni"] | {"avx512_bf16"}
 
 
 def cpu_offers(path):

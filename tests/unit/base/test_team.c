@@ -25,7 +25,7 @@ struct job {
 static struct team *make(int threads, bool pin) {
     struct team *t;
     struct status st;
-    assert_int_equal(team_new(&t, threads, pin, &st), 0);
+    assert_int_equal(team_new(&t, threads, pin, 0, &st), 0);
     return t;
 }
 
@@ -89,7 +89,7 @@ static void run_inner(void *arg, int64_t tile, int thread) {
     struct status st;
     struct job *jobs = arg;
     (void)thread;
-    if (team_new(&inner, jobs[tile].threads, false, &st)) {
+    if (team_new(&inner, jobs[tile].threads, false, 0, &st)) {
         atomic_store(&jobs[tile].bad_thread, true);
         return;
     }
@@ -139,9 +139,9 @@ static void test_limits(void **state) {
     (void)state;
     struct team *t;
     struct status st;
-    assert_int_equal(team_new(&t, -1, false, &st), -1);
+    assert_int_equal(team_new(&t, -1, false, 0, &st), -1);
     assert_int_equal(st.code, STATUS_INVALID_ARGUMENT);
-    assert_int_equal(team_new(&t, TEAM_THREADS_MAX + 1, false, &st), -1);
+    assert_int_equal(team_new(&t, TEAM_THREADS_MAX + 1, false, 0, &st), -1);
     assert_non_null(strstr(st.message, "256"));
     t = make(0, false);
     assert_true(team_count_processors() >= 1);
@@ -162,12 +162,81 @@ static void test_pinning_is_undone(void **state) {
     assert_true(CPU_EQUAL(&before, &after));
 }
 
+/* ---- where threads are ---- */
+
+struct places {
+    int threads, processor[8]; /* of each thread; -1: not on one alone */
+};
+
+static void find_place(void *arg, int thread, int threads) {
+    struct places *p = arg;
+    cpu_set_t set;
+    p->threads = threads;
+    p->processor[thread] = -1;
+    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) == 1)
+        for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+            if (CPU_ISSET(cpu, &set))
+                p->processor[thread] = cpu;
+}
+
+static int find_nth(const cpu_set_t *set, int n) {
+    int at = n % CPU_COUNT(set), cpu = 0;
+    while (!CPU_ISSET(cpu, set) || at-- > 0)
+        cpu++;
+    return cpu;
+}
+
+/* Each thread on its processor, beginning with any of them and around. */
+static void test_where_threads_are(void **state) {
+    cpu_set_t all;
+    (void)state;
+    assert_int_equal(sched_getaffinity(0, sizeof all, &all), 0);
+    for (int threads = 1; threads <= 4; threads++)
+        for (int first = 0; first < 5; first++) {
+            struct team *t;
+            struct status st;
+            struct places places;
+            assert_int_equal(team_new(&t, threads, true, first, &st), 0);
+            team_run(t, find_place, &places);
+            for (int i = 0; i < threads; i++)
+                assert_int_equal(places.processor[i], find_nth(&all, first + i));
+            team_del(t);
+        }
+}
+
+static void find_place_of_tile(void *arg, int64_t tile, int thread) {
+    (void)tile;
+    find_place(arg, thread, 1);
+}
+
+/* The caller too, with the first tile, and when it is the only thread; without pin it is left alone. */
+static void test_where_the_caller_is(void **state) {
+    cpu_set_t all, after;
+    (void)state;
+    assert_int_equal(sched_getaffinity(0, sizeof all, &all), 0);
+    for (int pin = 0; pin < 2; pin++) {
+        struct team *t;
+        struct status st;
+        struct places places;
+        assert_int_equal(team_new(&t, 1, pin, 1, &st), 0);
+        team_for(t, 1, find_place_of_tile, &places);
+        if (pin || CPU_COUNT(&all) == 1)
+            assert_int_equal(places.processor[0], find_nth(&all, 1));
+        else
+            assert_int_equal(places.processor[0], -1);
+        team_del(t);
+        assert_int_equal(sched_getaffinity(0, sizeof after, &after), 0);
+        assert_true(CPU_EQUAL(&all, &after));
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_thread_runs_once), cmocka_unit_test(test_every_tile_runs_once),
         cmocka_unit_test(test_nested_teams),           cmocka_unit_test(test_pauses),
         cmocka_unit_test(test_start_and_stop_at_once), cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_pinning_is_undone),
+        cmocka_unit_test(test_pinning_is_undone),      cmocka_unit_test(test_where_threads_are),
+        cmocka_unit_test(test_where_the_caller_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

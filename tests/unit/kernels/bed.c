@@ -13,6 +13,8 @@
 
 #define CPU(isa)                                                                                             \
     { "cpu " isa, "cpu", isa, {.precision = KERNELS_FP32}, TOLERANCE_FP32, TOLERANCE_FP32_ACTIVATION }
+#define REDUCED(isa, number, tolerance)                                                                      \
+    { "cpu " isa " " #number, "cpu", isa, {.precision = (number)}, tolerance, TOLERANCE_BF16_ROUNDING }
 #define CUDA(name, number, conv, attention, tolerance, activation_tolerance)                                 \
     {                                                                                                        \
         "cuda " name, "cuda", "", {.precision = (number), .conv_way = (conv), .attention_way = (attention)}, \
@@ -23,6 +25,9 @@ const struct subject subjects[SUBJECTS] = {
     CPU("avx512"),
     CPU("avx2"),
     CPU("portable"),
+    REDUCED("avx512bf16", KERNELS_BF16, TOLERANCE_BF16),
+    REDUCED("avx512bf16", KERNELS_INT8, TOLERANCE_INT8),
+    REDUCED("avx512vnni", KERNELS_INT8, TOLERANCE_INT8),
     CUDA("fp32 gemm fused", KERNELS_FP32, KERNELS_CONV_GEMM, KERNELS_ATTENTION_FUSED, TOLERANCE_FP32,
          TOLERANCE_FP32_ACTIVATION),
     CUDA("fp32 cudnn cublas", KERNELS_FP32, KERNELS_CONV_CUDNN, KERNELS_ATTENTION_CUBLAS, TOLERANCE_FP32,
@@ -67,7 +72,7 @@ bool bed_init(struct bed *bed, const struct subject *s, int threads, bool graphs
     if (gpu && !cuda)
         return false;
     *bed = (struct bed){
-        .subject = s, .bf16 = o.precision == KERNELS_BF16, .effort = cuda && !gpu ? SMALL : FULL};
+        .subject = s, .int8 = o.precision == KERNELS_INT8, .effort = cuda && !gpu ? SMALL : FULL};
     bed->k = find_backend(s, gpu, &st);
     if (!bed->k)
         fail_msg("%s: %s", s->name, st.message);
@@ -84,7 +89,8 @@ bool bed_init(struct bed *bed, const struct subject *s, int threads, bool graphs
         fail_msg("%s: %s", s->name, st.message);
     unsetenv("TIMBRE_CPU");
     assert_int_equal(kernels_ref.device_new(&bed->ref, &for_ref, &st), 0);
-    assert_int_equal(bed->k->activation_bytes(bed->d), bed->bf16 ? 2 : 4);
+    bed->bf16 = bed->k->activation_bytes(bed->d) == 2;
+    assert_true(bed->bf16 || o.precision != KERNELS_BF16);
     return true;
 }
 
@@ -284,8 +290,8 @@ void assert_near(const struct bed *bed, const float *y, const float *expected, i
         errors += ((double)y[i] - expected[i]) * ((double)y[i] - expected[i]);
         squares += (double)expected[i] * expected[i];
     }
-    const double limit = scale * TOLERANCE_BF16_RMS;
-    if (bed->bf16 && n >= 100 && errors > limit * limit * squares)
+    const double limit = scale * (bed->int8 ? TOLERANCE_INT8_RMS : TOLERANCE_BF16_RMS);
+    if ((bed->bf16 || bed->int8) && n >= 100 && errors > limit * limit * squares)
         fail_msg("%s, %s: the root of the mean square error is %.2g of that of the numbers",
                  bed->subject->name, what, sqrt(errors / squares));
 }

@@ -31,7 +31,7 @@ struct subject {
     struct kernels_options options;
     double tolerance, activation_tolerance;
 };
-enum { SUBJECTS = 7 };
+enum { SUBJECTS = 10 };
 extern const struct subject subjects[SUBJECTS];
 
 /* One backend's device, and ref's beside it. */
@@ -41,7 +41,7 @@ struct bed {
     struct kernels_device *d, *ref;
     struct kernels_limits limits;
     enum effort effort; /* cases of more are left out */
-    bool bf16;
+    bool bf16, int8;    /* what activations are; whether matrix products are in int8 */
 };
 
 /* `threads` is for the cpu, `graphs` for cuda; limits NULL: enough for the tests of single operations. False

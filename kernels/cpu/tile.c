@@ -1,0 +1,165 @@
+#include "kernels/cpu/tile.h"
+
+enum { LINE = 64 / sizeof(float) };
+
+/* sum + the product of two words in each lane. */
+ALWAYS_INLINE vf multiply_add(enum cpu_kind kind, vf a, vf b, vf sum) {
+#if CPU_HAS_BF16
+    if (kind == CPU_BF16)
+        return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#endif
+#if CPU_HAS_INT8
+    if (kind == CPU_INT8) { /* the intrinsic makes gcc 12 spill the sums */
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+        return sum;
+    }
+#endif
+    (void)kind;
+    return v_fma(a, b, sum);
+}
+
+/* One word of every sum of a tile. */
+ALWAYS_INLINE void add_word(enum cpu_kind kind, const int height, const int vectors, vf (*sum)[GEMM_VECTORS],
+                            const char *a, int64_t a_stride, const float *b) {
+    vf column[GEMM_VECTORS];
+    UNROLL
+    for (int j = 0; j < vectors; j++)
+        column[j] = v_load(b + j * LANES);
+    UNROLL
+    for (int i = 0; i < height; i++) {
+        vf x = v_set(*(const word *)(const void *)(a + i * a_stride));
+        UNROLL
+        for (int j = 0; j < vectors; j++)
+            sum[i][j] = multiply_add(kind, x, column[j], sum[i][j]);
+    }
+}
+
+#if CPU_HAS_BF16
+/* The last word when k is odd: what lies behind the row is not a's, and might be no number. */
+ALWAYS_INLINE void add_half(const int height, const int vectors, vf (*sum)[GEMM_VECTORS], const char *a,
+                            int64_t a_stride, const float *b) {
+    UNROLL
+    for (int i = 0; i < height; i++) {
+        uint16_t low;
+        memcpy(&low, a + i * a_stride, sizeof low);
+        const vf x = (vf)((vi){0} + (int32_t)low);
+        UNROLL
+        for (int j = 0; j < vectors; j++)
+            sum[i][j] = multiply_add(CPU_BF16, x, v_load(b + j * LANES), sum[i][j]);
+    }
+}
+#endif
+
+/* Writes row i's sums. */
+ALWAYS_INLINE void store_row(enum cpu_kind kind, const int vectors, const struct tile_job *t, int i,
+                             const vf *sum) {
+    float *c = t->c + i * t->c_stride;
+    UNROLL
+    for (int j = 0; j < vectors; j++) {
+        vf v = sum[j];
+#if CPU_HAS_INT8
+        if (kind == CPU_INT8) {
+            v = (vf)_mm512_cvtepi32_ps((__m512i)v) * v_set(t->row_scale[i * t->row_step]);
+            if (t->column_sums)
+                v = v_fma(v_set(t->row_min[i * t->row_step]), v_load(t->column_sums + j * LANES), v);
+        }
+#endif
+        (void)kind;
+        v_store(c + j * LANES, t->add ? v_load(c + j * LANES) + v : v);
+    }
+}
+
+/* The micro-kernel. Kind and both sizes are constants where it is expanded, so that all sums stay in
+ * registers. */
+ALWAYS_INLINE void tile(enum cpu_kind kind, const int height, const int vectors, const struct tile_job *t) {
+    const char *a = t->a;
+    const int64_t a_stride = t->a_stride, words = t->words - (kind == CPU_BF16 && t->half);
+    const float *b = t->b, *ahead = t->ahead;
+    vf sum[12][GEMM_VECTORS];
+    UNROLL
+    for (int i = 0; i < height; i++) {
+        UNROLL
+        for (int j = 0; j < vectors; j++)
+            sum[i][j] = v_zero();
+    }
+    int64_t w = 0;
+    for (; w + 4 <= words; w += 4) {
+        __builtin_prefetch(ahead, 0, 2);
+        __builtin_prefetch(ahead + LINE, 0, 2);
+        ahead += t->ahead_step;
+        UNROLL
+        for (int u = 0; u < 4; u++)
+            add_word(kind, height, vectors, sum, a + 4 * u, a_stride, b + u * vectors * LANES);
+        a += 16;
+        b += 4 * vectors * LANES;
+    }
+    for (; w < words; w++, a += 4, b += vectors * LANES)
+        add_word(kind, height, vectors, sum, a, a_stride, b);
+#if CPU_HAS_BF16
+    if (kind == CPU_BF16 && t->half)
+        add_half(height, vectors, sum, a, a_stride, b);
+#endif
+    UNROLL
+    for (int i = 0; i < height; i++)
+        store_row(kind, vectors, t, i, sum[i]);
+}
+
+typedef void tile_fn(const struct tile_job *t);
+
+#define TILE(kind, height, vectors)                                                                          \
+    static void tile_##kind##_##height##x##vectors(const struct tile_job *t) {                               \
+        tile(kind, height, vectors, t);                                                                      \
+    }
+#define NAME(kind, height, vectors) tile_##kind##_##height##x##vectors
+
+#define TILES_6(k, v)  TILE(k, 1, v) TILE(k, 2, v) TILE(k, 3, v) TILE(k, 4, v) TILE(k, 5, v) TILE(k, 6, v)
+#define TILES_8(k, v)  TILES_6(k, v) TILE(k, 7, v) TILE(k, 8, v)
+#define TILES_12(k, v) TILES_8(k, v) TILE(k, 9, v) TILE(k, 10, v) TILE(k, 11, v) TILE(k, 12, v)
+#define NAMES_6(k, v)  NAME(k, 1, v), NAME(k, 2, v), NAME(k, 3, v), NAME(k, 4, v), NAME(k, 5, v), NAME(k, 6, v)
+#define NAMES_8(k, v)  NAMES_6(k, v), NAME(k, 7, v), NAME(k, 8, v)
+#define NAMES_12(k, v) NAMES_8(k, v), NAME(k, 9, v), NAME(k, 10, v), NAME(k, 11, v), NAME(k, 12, v)
+
+/* As many rows as keep at most 24 sums of 32 registers, or 12 of 16, besides the panel's vectors. */
+#if CPU_LANES == 16
+const int tile_height_max[GEMM_VECTORS] = {12, 12, 8, 6};
+#define ALL_TILES(k) TILES_12(k, 1) TILES_12(k, 2) TILES_8(k, 3) TILES_6(k, 4)
+#define ALL_NAMES(k)                                                                                         \
+    {                                                                                                        \
+        {NAMES_12(k, 1)}, {NAMES_12(k, 2)}, {NAMES_8(k, 3)}, {                                               \
+            NAMES_6(k, 4)                                                                                    \
+        }                                                                                                    \
+    }
+enum { HEIGHTS = 12 };
+#else
+const int tile_height_max[GEMM_VECTORS] = {8, 6};
+#define ALL_TILES(k) TILES_8(k, 1) TILES_6(k, 2)
+#define ALL_NAMES(k)                                                                                         \
+    {                                                                                                        \
+        {NAMES_8(k, 1)}, {                                                                                   \
+            NAMES_6(k, 2)                                                                                    \
+        }                                                                                                    \
+    }
+enum { HEIGHTS = 8 };
+#endif
+
+ALL_TILES(CPU_FP32)
+#if CPU_HAS_BF16
+ALL_TILES(CPU_BF16)
+#endif
+#if CPU_HAS_INT8
+ALL_TILES(CPU_INT8)
+#endif
+
+static tile_fn *const tiles[][GEMM_VECTORS][HEIGHTS] = {
+    [CPU_FP32] = ALL_NAMES(CPU_FP32),
+#if CPU_HAS_BF16
+    [CPU_BF16] = ALL_NAMES(CPU_BF16),
+#endif
+#if CPU_HAS_INT8
+    [CPU_INT8] = ALL_NAMES(CPU_INT8),
+#endif
+};
+
+void tile_run(enum cpu_kind kind, int vectors, int height, const struct tile_job *t) {
+    tiles[kind][vectors - 1][height - 1](t);
+}
