@@ -8,8 +8,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all=(layers format build-gcc unit-gcc build-cuda build-core e2e build-asan unit-asan e2e-asan build-tsan unit-tsan e2e-tsan
-     build-clang unit-clang build-fuzz fuzz tidy)
+all=(layers format build-gcc unit-gcc build-cuda build-core e2e build-clang tidy build-fuzz build-asan unit-asan e2e-asan
+     build-tsan unit-tsan e2e-tsan unit-clang fuzz)
+# What only computes is done beside the end-to-end tests, which wait for half of their time.
+beside_e2e=(build-clang tidy build-fuzz)
 case "${1-}" in -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; printf 'steps: %s\n' "${all[*]}"; exit 0 ;; esac
 
 fuzz_seconds=${FUZZ_SECONDS:-12}
@@ -138,9 +140,41 @@ if [ $# -gt 0 ]; then steps=("$@"); fi
 for step in "${steps[@]}"; do
   [ "$(type -t "step_$step")" = function ] || { echo "test: no step called $step" >&2; exit 2; }
 done
+# Runs steps one after another in the background, with what processors have left; finish_beside takes the results.
+beside=()
+beside_id=
+begin_beside() {
+  local step
+  for step in "${beside_e2e[@]}"; do
+    case " ${steps[*]} " in *" $step "*) beside+=("$step") ;; esac
+  done
+  (
+    chrt --idle --pid 0 "$BASHPID" || true
+    for step in "${beside[@]}"; do
+      run_step "$step"
+      printf '%s %s\n' "${seconds[$step]}" "${result[$step]}" > "$logs/$step.result"
+    done
+  ) > "$logs/beside.log" 2>&1 &
+  beside_id=$!
+}
+finish_beside() {
+  local step
+  wait "$beside_id"
+  cat "$logs/beside.log"
+  for step in "${beside[@]}"; do
+    read -r "seconds[$step]" "result[$step]" < "$logs/$step.result"
+    [ "${result[$step]}" != FAILED ] || failed=1
+  done
+  beside_id=
+}
+
 for step in "${steps[@]}"; do
+  if [ "$step" = e2e ]; then begin_beside; fi
+  case " ${beside[*]-} " in
+    *" $step "*) if [ -n "$beside_id" ]; then finish_beside; fi ;;
+  esac
   printf '%-12s ' "$step"
-  run_step "$step"
+  [ -n "${result[$step]-}" ] || run_step "$step"
   printf '%s, %s s\n' "${result[$step]}" "${seconds[$step]}"
 done
 

@@ -12,7 +12,7 @@
 #include "tests/unit/kernels/bed.h"
 
 enum { C = 48, H = 80, HEADS = 5, F = 200, LEVELS = 3 };
-static const struct batch_shape small_shape = {.levels = LEVELS, .kernel = {10, 3, 2}, .stride = {5, 2, 2}};
+static const struct batch_shape small_shape = {.levels = LEVELS, .kernel = {10, 3, 3}, .stride = {5, 2, 2}};
 
 /* A small model: one layer of everything. Its weights are packed anew for each device, from the same numbers.
  */
