@@ -276,7 +276,7 @@ struct kernels {
 };
 
 extern const struct kernels kernels_ref;
-extern const struct kernels kernels_cpu; /* TIMBRE_CPU = avx512 | avx2 | portable forces one, for tests */
+extern const struct kernels kernels_cpu; /* TIMBRE_CPU forces an instruction set, for tests: docs/cpu.md */
 
 /* By name ("ref", "cpu", "cuda"). "cuda" asks the driver first, without any library of CUDA, and only when it
  * sees a GPU loads the module (kernels/module.c), once for the process and for ever. NULL with

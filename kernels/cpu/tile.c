@@ -2,6 +2,9 @@
 
 enum { LINE = 64 / sizeof(float) };
 
+/* What this instruction set is there for. */
+#define KIND (CPU_HAS_BF16 ? CPU_BF16 : CPU_HAS_INT8 ? CPU_INT8 : CPU_FP32)
+
 /* sum + the product of two words in each lane. */
 ALWAYS_INLINE vf multiply_add(enum cpu_kind kind, vf a, vf b, vf sum) {
 #if CPU_HAS_BF16
@@ -75,7 +78,7 @@ ALWAYS_INLINE void tile(enum cpu_kind kind, const int height, const int vectors,
     const char *a = t->a;
     const int64_t a_stride = t->a_stride, words = t->words - (kind == CPU_BF16 && t->half);
     const float *b = t->b, *ahead = t->ahead;
-    vf sum[12][GEMM_VECTORS];
+    vf sum[TILE_HEIGHTS][GEMM_VECTORS];
     UNROLL
     for (int i = 0; i < height; i++) {
         UNROLL
@@ -104,62 +107,22 @@ ALWAYS_INLINE void tile(enum cpu_kind kind, const int height, const int vectors,
         store_row(kind, vectors, t, i, sum[i]);
 }
 
-typedef void tile_fn(const struct tile_job *t);
-
-#define TILE(kind, height, vectors)                                                                          \
-    static void tile_##kind##_##height##x##vectors(const struct tile_job *t) {                               \
-        tile(kind, height, vectors, t);                                                                      \
+#define TILE(height, vectors)                                                                                \
+    static void tile_##height##x##vectors(const struct tile_job *t) {                                        \
+        tile(KIND, height, vectors, t);                                                                      \
     }
-#define NAME(kind, height, vectors) tile_##kind##_##height##x##vectors
+#define TILES_6(v) TILE(1, v) TILE(2, v) TILE(3, v) TILE(4, v) TILE(5, v) TILE(6, v)
+#define TILES_8(v) TILES_6(v) TILE(7, v) TILE(8, v)
+#define NAMES_6(v) tile_1x##v, tile_2x##v, tile_3x##v, tile_4x##v, tile_5x##v, tile_6x##v
+#define NAMES_8(v) NAMES_6(v), tile_7x##v, tile_8x##v
 
-#define TILES_6(k, v)  TILE(k, 1, v) TILE(k, 2, v) TILE(k, 3, v) TILE(k, 4, v) TILE(k, 5, v) TILE(k, 6, v)
-#define TILES_8(k, v)  TILES_6(k, v) TILE(k, 7, v) TILE(k, 8, v)
-#define TILES_12(k, v) TILES_8(k, v) TILE(k, 9, v) TILE(k, 10, v) TILE(k, 11, v) TILE(k, 12, v)
-#define NAMES_6(k, v)  NAME(k, 1, v), NAME(k, 2, v), NAME(k, 3, v), NAME(k, 4, v), NAME(k, 5, v), NAME(k, 6, v)
-#define NAMES_8(k, v)  NAMES_6(k, v), NAME(k, 7, v), NAME(k, 8, v)
-#define NAMES_12(k, v) NAMES_8(k, v), NAME(k, 9, v), NAME(k, 10, v), NAME(k, 11, v), NAME(k, 12, v)
-
-/* As many rows as keep at most 24 sums of 32 registers, or 12 of 16, besides the panel's vectors. */
+TILES_8(1)
 #if CPU_LANES == 16
-const int tile_height_max[GEMM_VECTORS] = {12, 12, 8, 6};
-#define ALL_TILES(k) TILES_12(k, 1) TILES_12(k, 2) TILES_8(k, 3) TILES_6(k, 4)
-#define ALL_NAMES(k)                                                                                         \
-    {                                                                                                        \
-        {NAMES_12(k, 1)}, {NAMES_12(k, 2)}, {NAMES_8(k, 3)}, {                                               \
-            NAMES_6(k, 4)                                                                                    \
-        }                                                                                                    \
-    }
-enum { HEIGHTS = 12 };
+TILES_8(2)
+TILES_8(3)
+TILES_6(4)
+tile_table CPU_NAME(tiles) = {{NAMES_8(1)}, {NAMES_8(2)}, {NAMES_8(3)}, {NAMES_6(4)}};
 #else
-const int tile_height_max[GEMM_VECTORS] = {8, 6};
-#define ALL_TILES(k) TILES_8(k, 1) TILES_6(k, 2)
-#define ALL_NAMES(k)                                                                                         \
-    {                                                                                                        \
-        {NAMES_8(k, 1)}, {                                                                                   \
-            NAMES_6(k, 2)                                                                                    \
-        }                                                                                                    \
-    }
-enum { HEIGHTS = 8 };
+TILES_6(2)
+tile_table CPU_NAME(tiles) = {{NAMES_8(1)}, {NAMES_6(2)}};
 #endif
-
-ALL_TILES(CPU_FP32)
-#if CPU_HAS_BF16
-ALL_TILES(CPU_BF16)
-#endif
-#if CPU_HAS_INT8
-ALL_TILES(CPU_INT8)
-#endif
-
-static tile_fn *const tiles[][GEMM_VECTORS][HEIGHTS] = {
-    [CPU_FP32] = ALL_NAMES(CPU_FP32),
-#if CPU_HAS_BF16
-    [CPU_BF16] = ALL_NAMES(CPU_BF16),
-#endif
-#if CPU_HAS_INT8
-    [CPU_INT8] = ALL_NAMES(CPU_INT8),
-#endif
-};
-
-void tile_run(enum cpu_kind kind, int vectors, int height, const struct tile_job *t) {
-    tiles[kind][vectors - 1][height - 1](t);
-}

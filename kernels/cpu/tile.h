@@ -4,9 +4,6 @@
 
 #include "kernels/cpu/gemm.h"
 
-#define tile_run        CPU_NAME(tile_run)
-#define tile_height_max CPU_NAME(tile_height_max)
-
 /* c [height, vectors * LANES] = (add ? c : 0) + a * b; see struct gemm_piece for what has the same name. */
 struct tile_job {
     const char *a;
@@ -24,9 +21,38 @@ struct tile_job {
     const float *column_sums;
 };
 
-/* Rows of one tile of so many vectors (index: vectors - 1). */
-extern const int tile_height_max[GEMM_VECTORS];
+typedef void tile_fn(const struct tile_job *t);
 
-void tile_run(enum cpu_kind kind, int vectors, int height, const struct tile_job *t);
+/* As many rows as keep at most 24 sums of 32 registers, or 12 of 16, besides the panel's vectors; fewer for
+ * thin panels, which are rare. */
+#if CPU_LANES == 16
+enum { TILE_HEIGHTS = 8 };
+static const int tile_height_max[GEMM_VECTORS] = {8, 8, 8, 6};
+#else
+enum { TILE_HEIGHTS = 8 };
+static const int tile_height_max[GEMM_VECTORS] = {8, 6};
+#endif
+
+/* The micro-kernels of one kind, by vectors - 1 and height - 1. Each instruction set has those of the kind
+ * that it is there for, and shares the others. */
+typedef tile_fn *const tile_table[GEMM_VECTORS][TILE_HEIGHTS];
+extern tile_table CPU_NAME(tiles);
+#if CPU_LANES == 16
+extern tile_table cpu_avx512_tiles, cpu_avx512vnni_tiles, cpu_avx512bf16_tiles;
+#endif
+
+static inline void tile_run(enum cpu_kind kind, int vectors, int height, const struct tile_job *t) {
+#if CPU_LANES == 16
+    if (kind == CPU_FP32)
+        cpu_avx512_tiles[vectors - 1][height - 1](t);
+    else if (kind == CPU_BF16)
+        cpu_avx512bf16_tiles[vectors - 1][height - 1](t);
+    else
+        cpu_avx512vnni_tiles[vectors - 1][height - 1](t);
+#else
+    (void)kind;
+    CPU_NAME(tiles)[vectors - 1][height - 1](t);
+#endif
+}
 
 #endif
