@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static int open_file(const char *path, int *fd, struct stat *info, struct status *st) {
@@ -114,4 +115,67 @@ int file_kind(const char *path) {
     if (stat(path, &info) != 0)
         return 0;
     return S_ISREG(info.st_mode) ? 1 : S_ISDIR(info.st_mode) ? 2 : 0;
+}
+
+static int64_t to_ns(const struct timespec *t) {
+    return (int64_t)t->tv_sec * 1000000000 + t->tv_nsec;
+}
+
+int file_get_stamp(struct file_stamp *s, const char *path, struct status *st) {
+    struct stat info = {0};
+    if (stat(path, &info) != 0)
+        return status_set(st,
+                          errno == ENOENT || errno == ENOTDIR ? STATUS_NOT_FOUND : STATUS_INVALID_ARGUMENT,
+                          "%s: %s", path, strerror(errno));
+    *s = (struct file_stamp){.bytes = (uint64_t)info.st_size,
+                             .device = info.st_dev,
+                             .inode = info.st_ino,
+                             .mtime_ns = to_ns(&info.st_mtim),
+                             .ctime_ns = to_ns(&info.st_ctim)};
+    return 0;
+}
+
+bool file_stamp_equals(const struct file_stamp *a, const struct file_stamp *b) {
+    return a->bytes == b->bytes && a->device == b->device && a->inode == b->inode &&
+           a->mtime_ns == b->mtime_ns && a->ctime_ns == b->ctime_ns;
+}
+
+int64_t file_clock_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return to_ns(&now);
+}
+
+bool file_read_at(int fd, void *data, size_t bytes, uint64_t offset) {
+    char *to = data;
+    while (bytes > 0) {
+        ssize_t n = pread(fd, to, bytes, (off_t)offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n == 0)
+            errno = 0;
+        if (n <= 0)
+            return false;
+        to += n;
+        bytes -= (size_t)n;
+        offset += (uint64_t)n;
+    }
+    return true;
+}
+
+bool file_write_at(int fd, const void *data, size_t bytes, uint64_t offset) {
+    const char *from = data;
+    while (bytes > 0) {
+        ssize_t n = pwrite(fd, from, bytes, (off_t)offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n == 0)
+            errno = ENOSPC;
+        if (n <= 0)
+            return false;
+        from += n;
+        bytes -= (size_t)n;
+        offset += (uint64_t)n;
+    }
+    return true;
 }

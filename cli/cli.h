@@ -91,6 +91,8 @@ enum {
     CLI_O_DEVICES,
     CLI_O_CUDA_CONV,
     CLI_O_CUDA_ATTENTION,
+    CLI_O_PACKED_CACHE,
+    CLI_O_PACKED_CACHE_VERIFY,
     CLI_O_SILENCE,
     CLI_O_LABELS,
     CLI_O_OUTPUT,
@@ -104,6 +106,8 @@ enum {
         {"devices", required_argument, NULL, CLI_O_DEVICES},                                                 \
         {"cuda-conv", required_argument, NULL, CLI_O_CUDA_CONV},                                             \
         {"cuda-attention", required_argument, NULL, CLI_O_CUDA_ATTENTION},                                   \
+        {"packed-cache", required_argument, NULL, CLI_O_PACKED_CACHE},                                       \
+        {"packed-cache-verify", no_argument, NULL, CLI_O_PACKED_CACHE_VERIFY},                               \
         {"silence-dbfs", required_argument, NULL, CLI_O_SILENCE},                                            \
         {"labels", required_argument, NULL, CLI_O_LABELS},                                                   \
         {"output", required_argument, NULL, CLI_O_OUTPUT}, {                                                 \
@@ -111,13 +115,17 @@ enum {
     }
 #define CLI_MODEL_HELP                                                                                       \
     "  --device NAME            auto, cpu, cuda, ref; default auto\n"                                        \
-    "  --precision NAME         auto, fp32, bf16, int8; default auto\n"                                      \
+    "  --precision NAME         fp32, bf16, int8, or auto: bf16 where it is faster; default fp32\n"          \
     "  --threads N              threads of the forward pass; default: one a processor\n"                     \
     "  --no-pin                 leave the threads to the scheduler\n"                                        \
     "  --max-batch-seconds S    audio in one batch; default 60, at least 30\n"                               \
     "  --devices LIST           the GPUs: all, or indexes such as 0,1; default 0\n"                          \
     "  --cuda-conv NAME         how a GPU computes convolutions: auto, cudnn, gemm; default auto\n"          \
     "  --cuda-attention NAME    and attention: auto, fused, cublas; default auto\n"                          \
+    "  --packed-cache DIR       keep packed weights there for the next start; beside: in the model's\n"      \
+    "                           folder; default: nowhere\n"                                                  \
+    "  --packed-cache-verify    and read the model's files to know that they are unchanged, whatever\n"      \
+    "                           their times say\n"                                                           \
     "  --silence-dbfs D         quieter audio is no_speech; default -60, off for never\n"                    \
     "  --labels FILE            names to use instead of the model's own: one a line, or JSON\n"              \
     "  --output NAME            how logits become scores: auto, softmax, sigmoid, none\n"                    \

@@ -3,22 +3,29 @@
 #include <getopt.h>
 #include <stdio.h>
 
+#include "base/log.h"
 #include "cli/cli.h"
 
 static const char HELP[] =
-    "usage: timbre inspect [--json] [--labels FILE] [--output NAME] [--head-activation NAME] [DIR]\n"
+    "usage: timbre inspect [--json] [--labels FILE] [--output NAME] [--head-activation NAME]\n"
+    "                      [--packed-cache DIR] [--packed-cache-verify] [DIR]\n"
     "\n"
     "Loads the model in DIR (default: the shipped one) and tells what it is: family, head, labels,\n"
     "tensors used and not used, rate, licence, digest, warnings. Exit status 3 and one sentence when\n"
-    "it does not load.\n";
+    "it does not load. --packed-cache is as for timbre predict.\n";
 
 int cli_inspect(int argc, char **argv) {
-    static const struct option options[] = {
-        {"json", no_argument, NULL, 'j'},         {"labels", required_argument, NULL, 'l'},
-        {"output", required_argument, NULL, 'o'}, {"head-activation", required_argument, NULL, 'a'},
-        {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"json", no_argument, NULL, 'j'},
+                                            {"labels", required_argument, NULL, 'l'},
+                                            {"output", required_argument, NULL, 'o'},
+                                            {"head-activation", required_argument, NULL, 'a'},
+                                            {"packed-cache", required_argument, NULL, 'p'},
+                                            {"packed-cache-verify", no_argument, NULL, 'v'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
     struct model_options o = {0};
     bool json = false;
+    log_init(LOG_WARN, false);
     for (int option; (option = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         switch (option) {
         case 'j':
@@ -36,6 +43,12 @@ int cli_inspect(int argc, char **argv) {
             o.head_activation = optarg;
             if (!cli_parse_choice("--head-activation", optarg, "none tanh relu"))
                 return CLI_USAGE;
+            break;
+        case 'p':
+            o.packed_cache = optarg;
+            break;
+        case 'v':
+            o.packed_cache_verify = true;
             break;
         case 'h':
             fputs(HELP, stdout);

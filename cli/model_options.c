@@ -3,9 +3,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "cli/cli.h"
 
 void cli_init_model_options(struct engine_options *e, struct model_options *m) {
+    log_init(LOG_WARN, false); /* what goes well is in the answers */
     engine_options_init(e);
     e->audio.ffmpeg = getenv("FFMPEG_BIN");
     *m = (struct model_options){.pin = true};
@@ -40,6 +42,12 @@ bool cli_take_model_option(struct engine_options *e, struct model_options *m, in
     case CLI_O_CUDA_ATTENTION:
         m->cuda_attention = value;
         return cli_parse_choice("--cuda-attention", value, "auto fused cublas");
+    case CLI_O_PACKED_CACHE:
+        m->packed_cache = value;
+        return true;
+    case CLI_O_PACKED_CACHE_VERIFY:
+        m->packed_cache_verify = true;
+        return true;
     case CLI_O_SILENCE:
         e->silence_dbfs = -INFINITY;
         return strcmp(value, "off") == 0 ||

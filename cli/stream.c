@@ -48,7 +48,9 @@ static const char HELP[] =
     "  --resume-offset MS       where to begin: in FILE, or where what comes on standard input begins\n"
     "  --resume-end S[,S...]    what ends by then is not told again\n"
     "\n"
-    "  --model DIR              a Hugging Face model folder; default: the shipped model\n" CLI_MODEL_HELP
+    "  --model DIR              a Hugging Face model folder; default: the shipped model\n" CLI_MODEL_HELP;
+
+static const char HELP_END[] = /* a string has up to 4095 characters */
     "  --max-file-bytes N       refuse a larger FILE; default 1073741824\n"
     "  --max-duration S         refuse a longer FILE; default 21600\n"
     "\n"
@@ -339,6 +341,7 @@ static int parse(struct given *g, int argc, char **argv) {
     for (int option; (option = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         if (option == O_HELP || option == 'h') {
             fputs(HELP, stdout);
+            fputs(HELP_END, stdout);
             return CLI_OK;
         }
         if (option == '?' || !take_option(g, option, optarg)) {

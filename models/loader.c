@@ -2,6 +2,9 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
+
+#include "base/xxh64.h"
 
 enum { NAME_BYTES = 192, BATCH_NORM_CHANNELS_MAX = 8192 };
 
@@ -18,16 +21,44 @@ static const float *get(struct loader *l, const char *name, const char *suffix, 
     return weights_get(l->weights, full, rank, shape);
 }
 
+/* Goes on with the checksum of the layout. */
+static uint64_t add_to_layout(uint64_t layout, const struct kernels_weight_spec *s, size_t offset,
+                              size_t bytes) {
+    uint32_t eps;
+    memcpy(&eps, &s->eps, sizeof eps);
+    const uint64_t facts[] = {offset,
+                              bytes,
+                              (uint64_t)s->kind,
+                              (uint64_t)s->norm,
+                              (uint64_t)s->in,
+                              (uint64_t)s->out,
+                              (uint64_t)s->kernel,
+                              (uint64_t)s->stride,
+                              (uint64_t)s->groups,
+                              (uint64_t)s->parts,
+                              eps,
+                              s->has_bias,
+                              s->has_input_affine,
+                              s->is_head};
+    return xxh64(facts, sizeof facts, layout);
+}
+
 /* Places one weight: counts its bytes, or packs it and lets go of what was read for it. */
 static void place(struct loader *l, struct kernels_weight *w, const struct kernels_weight_spec *s) {
-    void *memory = arena_alloc(&l->arena, 1, l->kernels->weight_bytes(l->device, s));
+    const size_t offset = l->arena.used, bytes = l->kernels->weight_bytes(l->device, s);
+    void *memory = arena_alloc(&l->arena, 1, bytes);
+    if (l->counting)
+        l->layout = add_to_layout(l->layout, s, offset, bytes);
     if (l->counting || l->weights->failed)
         return;
     if (!memory) {
         weights_fail(l->weights, STATUS_INTERNAL, "packed weights outgrew what was counted");
         return;
     }
-    l->kernels->pack(l->device, w, s, memory);
+    if (l->adopting)
+        l->kernels->adopt(l->device, w, s, memory);
+    else
+        l->kernels->pack(l->device, w, s, memory);
     weights_release(l->weights);
 }
 
@@ -120,7 +151,7 @@ void loader_pos_conv(struct loader *l, struct kernels_weight *w, const char *nam
         if (channels > BATCH_NORM_CHANNELS_MAX)
             weights_fail(l->weights, STATUS_FAILED_PRECONDITION, "%s.batch_norm: more than %d channels", name,
                          BATCH_NORM_CHANNELS_MAX);
-        for (int i = 0; i < channels && !l->weights->failed; i++) {
+        for (int i = 0; i < channels && !l->weights->failed && !l->adopting; i++) {
             double factor = gamma[i] / sqrt((double)variance[i] + FIXED_EPS);
             scale[i] = (float)factor;
             shift[i] = (float)(beta[i] - mean[i] * factor);

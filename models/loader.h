@@ -1,7 +1,7 @@
 /* loader: from tensors in a checkpoint to packed weights in the device's memory, in one allocation.
  *
  * A family's load function runs twice over the same list of calls: first counting bytes, then reading and
- * packing. */
+ * packing; or, where the memory already holds what was packed in another process, checking and adopting. */
 #ifndef TIMBRE_MODELS_LOADER_H
 #define TIMBRE_MODELS_LOADER_H
 
@@ -14,7 +14,9 @@ struct loader {
     struct kernels_device *device;
     struct weights *weights;
     struct arena arena; /* over the device's memory; counting in the first pass */
+    uint64_t layout;    /* after the first pass: a checksum over what all weights are and where they lie */
     bool counting;
+    bool adopting; /* with weights->check_only */
 };
 
 /* Each names its tensors without ".weight" and ".bias"; names beginning with '/' have no backbone prefix.

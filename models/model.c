@@ -1,13 +1,15 @@
 /* Opening a model: device, files, config, head, labels, weights, digest, in this order, all strict. */
 #include <math.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "models/model_internal.h"
 
 enum { WORKERS_PER_GPU = 2 }; /* one's audio is copied while the other computes */
+
+static const char *const precisions[] = {"fp32", "bf16", "int8"};
 
 /* ---- labels and output
  * ------------------------------------------------------------------------------------- */
@@ -108,28 +110,64 @@ static void load_pass(struct model *m, struct model_replica *r, struct loader *l
     head_load(&r->head, &m->config, l);
 }
 
-/* Packs all weights on one device. Errors are left in w. */
-static void load_replica(struct model *m, struct model_replica *r, struct weights *w) {
-    struct loader l = {.kernels = m->kernels, .device = r->device, .weights = w, .counting = true};
+/* How many bytes the weights take on one device, and their layout. Errors are left in w. */
+static void count_replica(struct model *m, struct model_replica *r, struct loader *l, struct weights *w) {
+    *l = (struct loader){.kernels = m->kernels, .device = r->device, .weights = w, .counting = true};
     r->head = m->head;
-    arena_init_counting(&l.arena);
-    load_pass(m, r, &l);
-    m->info.weight_bytes = (int64_t)l.arena.used;
-    if (l.arena.failed) {
+    arena_init_counting(&l->arena);
+    load_pass(m, r, l);
+    m->info.weight_bytes = (int64_t)l->arena.used;
+    if (l->arena.failed)
         weights_fail(w, STATUS_RESOURCE_EXHAUSTED, "the weights' sizes overflow");
-        return;
+}
+
+/* Packs all weights on one device, or takes them from the cache: open tells whether that may be read. */
+static void load_replica(struct model *m, struct model_replica *r, struct loader *l, bool open,
+                         struct sources *sources) {
+    struct weights *w = l->weights;
+    void *memory = open ? packed_cache_read(m->packed_cache, sources) : NULL; /* the cache's own */
+    l->adopting = w->check_only = memory != NULL;
+    if (!l->adopting) {
+        sources_hash_begin(sources);
+        if (m->kernels->memory_new(r->device, &r->weights, l->arena.used, "packed weights", w->st)) {
+            w->failed = true;
+            return;
+        }
+        memory = r->weights;
+        if (m->packed_cache)
+            packed_cache_clear(m->packed_cache, memory);
     }
-    if (m->kernels->memory_new(r->device, &r->weights, l.arena.used, "packed weights", w->st)) {
-        w->failed = true;
-        return;
-    }
-    l.arena = (struct arena){.base = r->weights, .bytes = l.arena.used};
-    l.counting = false;
-    w->parameters = 0;
-    load_pass(m, r, &l);
+    l->arena = (struct arena){.base = memory, .bytes = l->arena.used};
+    l->counting = false;
+    load_pass(m, r, l);
     /* What was packed may still be on its way. */
     if (!w->failed && m->kernels->finish(r->device, w->st))
         w->failed = true;
+}
+
+/* Whether the packed cache may be read for the weights that were counted. */
+static bool open_cache(struct model *m, const struct model_options *o, const struct loader *counted,
+                       int64_t begun_ns, struct sources *sources) {
+    if (!o->packed_cache || !o->packed_cache[0])
+        return false;
+    if (!m->kernels->on_host || m->kernels->layout_version == 0) {
+        log_write(LOG_INFO, "models", "no packed cache for %s on device %s: there is none for it", m->dir,
+                  m->device_name);
+        return false;
+    }
+    const struct packed_cache_options options = {
+        .place = o->packed_cache,
+        .verify = o->packed_cache_verify,
+        .threads = o->threads,
+        .device = m->device_name,
+        .precision = precisions[m->device_options.precision],
+        .layout_version = m->kernels->layout_version,
+        .layout = counted->layout,
+        .bytes = counted->arena.used,
+        .begun_ns = begun_ns,
+    };
+    m->packed_cache = packed_cache_new(m->dir, &options);
+    return m->packed_cache && packed_cache_open(m->packed_cache, sources);
 }
 
 static void load_layer_weights(struct model *m, struct weights *w) {
@@ -177,18 +215,23 @@ static int check_backbone(struct model *m, const struct weights *w, struct statu
     return 0;
 }
 
+/* `sources` are being hashed when it returns, unless the cache told all of them. */
 static int load_weights(struct model *m, struct checkpoint *checkpoint, const struct model_options *o,
-                        struct status *st) {
+                        int64_t begun_ns, struct sources *sources, struct status *st) {
     struct weights w;
+    struct loader l;
     if (weights_init(&w, checkpoint, st))
         return -1;
     head_detect(&m->head, &m->config, &w, o->head_activation);
     if (!w.failed)
         load_layer_weights(m, &w);
-    const int64_t others = w.parameters;
-    for (int i = 0; i < m->replicas_count && !w.failed; i++)
-        load_replica(m, &m->replicas[i], &w);
-    m->info.parameters = others + w.parameters;
+    for (int i = 0; i < m->replicas_count && !w.failed; i++) {
+        count_replica(m, &m->replicas[i], &l, &w);
+        const bool open = !w.failed && i == 0 && open_cache(m, o, &l, begun_ns, sources);
+        if (!w.failed)
+            load_replica(m, &m->replicas[i], &l, open, sources);
+    }
+    m->info.parameters = w.parameters;
     int result = w.failed ? -1 : check_backbone(m, &w, st);
     weights_free(&w);
     return result;
@@ -211,55 +254,11 @@ static int list_unused(struct model *m, const struct checkpoint *checkpoint, str
     return 0;
 }
 
-/* ---- digest
- * ------------------------------------------------------------------------------------------------ */
-
-struct digest_job {
-    const char *dir;
-    const char *names[CHECKPOINT_FILES_MAX + 8];
-    int count;
-    struct model_info *info;
-    struct status status;
-    int result;
-};
-
-static int compare_names(const void *a, const void *b) {
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
-static void *compute_digest(void *arg) {
-    struct digest_job *job = arg;
-    struct text lines;
-    job->result = -1;
-    text_init_growing(&lines);
-    qsort(job->names, (size_t)job->count, sizeof *job->names, compare_names);
-    for (int i = 0; i < job->count; i++) {
-        char path[4096], hex[SHA256_HEX_BYTES];
-        snprintf(path, sizeof path, "%s/%s", job->dir, job->names[i]);
-        if (sha256_file(hex, path, &job->status))
-            goto done;
-        text_printf(&lines, "%s  %s\n", hex, job->names[i]);
-        if (job->info->files_count < (int)(sizeof job->info->files / sizeof *job->info->files)) {
-            struct model_file *f = &job->info->files[job->info->files_count++];
-            snprintf(f->name, sizeof f->name, "%s", job->names[i]);
-            memcpy(f->sha256, hex, sizeof hex);
-        }
-    }
-    if (lines.failed)
-        status_set_no_memory(&job->status, 0, "the digest");
-    else
-        job->result = sha256_memory(job->info->digest, lines.data, lines.length, &job->status);
-done:
-    text_free(&lines);
-    return NULL;
-}
-
 /* ---- report
  * ------------------------------------------------------------------------------------------------ */
 
 static void fill_info(struct model *m, const struct checkpoint *checkpoint) {
     static const char *const outputs[] = {"softmax", "sigmoid", "none", "softmax of gender"};
-    static const char *const precisions[] = {"fp32", "bf16", "int8"};
     struct model_info *i = &m->info;
     const struct config *c = &m->config;
     int64_t step = 1;
@@ -285,6 +284,7 @@ static void fill_info(struct model *m, const struct checkpoint *checkpoint) {
     i->device = m->device_name;
     i->precision = precisions[m->device_options.precision];
     i->device_note = m->device_note;
+    i->precision_note = m->precision_note;
     i->devices_count = m->replicas_count;
     i->workers_per_device = m->kernels->on_host ? 1 : WORKERS_PER_GPU;
     i->min_samples = batch_min_samples(&c->conv);
@@ -297,35 +297,33 @@ static void fill_info(struct model *m, const struct checkpoint *checkpoint) {
  * ---------------------------------------------------------------------------------------- */
 
 static int load(struct model *m, struct checkpoint *checkpoint, const struct model_options *o,
-                struct status *st) {
-    struct digest_job digest = {.dir = m->dir, .info = &m->info};
-    pthread_t thread;
-    for (int i = 0; i < checkpoint->files_count; i++)
-        digest.names[digest.count++] = checkpoint->files[i].name;
-    for (int i = 0; i < m->config.files_count; i++)
-        digest.names[digest.count++] = m->config.files[i];
-    bool threaded = pthread_create(&thread, NULL, compute_digest, &digest) == 0;
-    if (!threaded)
-        compute_digest(&digest);
-    int result = load_weights(m, checkpoint, o, st);
-    if (threaded)
-        pthread_join(thread, NULL);
+                int64_t begun_ns, struct status *st) {
+    struct sources sources;
+    struct status hash_status;
+    sources_init(&sources, m->dir, checkpoint, &m->config);
+    const int result = load_weights(m, checkpoint, o, begun_ns, &sources, st),
+              hash_result = sources_hash_end(&sources, &hash_status);
     if (result)
         return -1;
-    if (digest.result) {
+    if (hash_result) {
         if (st)
-            *st = digest.status;
+            *st = hash_status;
         return -1;
     }
+    if (sources_report(&sources, &m->info, st))
+        return -1;
     if (o->labels_path && config_read_labels(&m->config, o->labels_path, st))
         return -1;
     if (set_labels(m, o->labels_path, st) || set_output(m, o->output, st) || list_unused(m, checkpoint, st))
         return -1;
+    if (m->packed_cache)
+        packed_cache_write(m->packed_cache, &sources, m->replicas[0].weights);
     return 0;
 }
 
 int model_new(struct model **out, const char *dir, const struct model_options *o, struct status *st) {
     struct checkpoint checkpoint;
+    const int64_t begun_ns = file_clock_ns();
     *out = NULL;
     struct model *m = calloc(1, sizeof *m);
     if (!m || !(m->dir = strdup(dir))) {
@@ -337,7 +335,8 @@ int model_new(struct model **out, const char *dir, const struct model_options *o
     if (checkpoint_init(&checkpoint, dir, st))
         goto fail;
     m->device_name = strdup(m->kernels->device_name(m->replicas[0].device));
-    int result = m->device_name ? load(m, &checkpoint, o, st) : status_set_no_memory(st, 32, "a model");
+    int result =
+        m->device_name ? load(m, &checkpoint, o, begun_ns, st) : status_set_no_memory(st, 32, "a model");
     if (result == 0)
         fill_info(m, &checkpoint);
     checkpoint_free(&checkpoint);
@@ -353,6 +352,7 @@ fail:
 void model_del(struct model *m) {
     if (!m)
         return;
+    packed_cache_del(m->packed_cache);
     model_free_devices(m);
     for (int i = 0; i < CONFIG_LABELS_MAX; i++)
         free(m->labels[i]);

@@ -17,20 +17,24 @@ struct model;
 struct model_worker;
 
 struct model_options {
-    const char *device;           /* "auto" (a GPU when there is one that can be used, else the CPU), "cpu",
-                                     "cuda", "ref"; NULL: auto */
-    const char *precision;        /* "auto" (fp32), "fp32", "bf16", "int8"; NULL: auto */
-    const char *devices;          /* which GPUs: "all", or indexes such as "0,1"; NULL: "0" */
-    const char *cuda_conv;        /* "auto", "cudnn", "gemm"; NULL: auto */
-    const char *cuda_attention;   /* "auto", "fused", "cublas"; NULL: auto */
-    bool cuda_eager;              /* no CUDA graphs: starts faster, small batches run slower */
+    const char *device;         /* "auto" (a GPU when there is one that can be used, else the CPU), "cpu",
+                                   "cuda", "ref"; NULL: auto */
+    const char *precision;      /* "fp32", "bf16", "int8", "auto" (the fastest that keeps to 1 % of fp32: bf16
+                                   where the device is made for it, else fp32); NULL: fp32 */
+    const char *devices;        /* which GPUs: "all", or indexes such as "0,1"; NULL: "0" */
+    const char *cuda_conv;      /* "auto", "cudnn", "gemm"; NULL: auto */
+    const char *cuda_attention; /* "auto", "fused", "cublas"; NULL: auto */
+    bool cuda_eager;            /* no CUDA graphs: starts faster, small batches run slower */
     int64_t gpu_memory_max_bytes; /* of each GPU's memory, for all models; 0: no limit of ours */
     int threads;                  /* 0: one a processor */
     bool pin;                     /* keep each thread on its processor */
     const char *labels_path;      /* a file of labels to use instead of the model's own; NULL: none */
     const char *output;           /* "softmax", "sigmoid", "none", "auto"; NULL: auto */
-    const char *head_activation;  /* between dense and output of a dense/output head: "none", "tanh", "relu";
-                                     NULL: none */
+    const char *packed_cache; /* where packed weights are kept for the next start: a folder, or "beside" for
+                                 the model's own; NULL or "": nowhere */
+    bool packed_cache_verify; /* trust SHA-256 alone, not that unchanged stamps mean unchanged files */
+    const char *head_activation; /* between dense and output of a dense/output head: "none", "tanh", "relu";
+                                    NULL: none */
 };
 
 enum { MODEL_DEVICES_MAX = 16 };
@@ -61,13 +65,14 @@ struct model_info {
     const char *output;  /* "softmax", "sigmoid", "none", "softmax of gender" */
     const char *licence; /* "" when the folder does not say */
     const char *device, *precision;
-    const char *device_note; /* why "auto" took the CPU, in one sentence; "" otherwise */
-    int devices_count;       /* GPUs it is loaded on; 1 on the CPU */
-    int workers_per_device;  /* that keep the device busy: 2 on a GPU, so that one's audio is copied while the
-                                other computes */
-    int64_t weight_bytes;    /* of packed weights, on each device */
-    int64_t min_samples;     /* fewer give no frame */
-    double frame_s;          /* time between two frames */
+    const char *precision_note; /* why "auto" took fp32, in one sentence; "" otherwise */
+    const char *device_note;    /* why "auto" took the CPU, in one sentence; "" otherwise */
+    int devices_count;          /* GPUs it is loaded on; 1 on the CPU */
+    int workers_per_device; /* that keep the device busy: 2 on a GPU, so that one's audio is copied while the
+                               other computes */
+    int64_t weight_bytes;   /* of packed weights, on each device */
+    int64_t min_samples;    /* fewer give no frame */
+    double frame_s;         /* time between two frames */
     char digest[SHA256_HEX_BYTES]; /* SHA-256 of the lines "<sha256>  <name>\n" of `files`, sorted by name */
     struct model_file files[16];
     int files_count; /* of more files than fit, the first 16 are listed; all are in the digest */
@@ -92,7 +97,14 @@ void model_report_json(const struct model *m, struct text *out);
  * threads belong to the worker. */
 int model_worker_new(struct model_worker **w, const struct model *m, int device, int64_t samples_max,
                      int clips_max, struct status *st);
-void model_worker_del(struct model_worker *w); /* NULL is fine */
+/* One of `parts` workers on the CPU that have its threads between them: number `part`, counted from 0. With
+ * `pin` each thread is where it is in a worker that has all of them. parts: 1..model_count_threads. Its
+ * memory is that of `lender`, as far as that goes: a worker of all threads, which must never run at the same
+ * time as one of these, and is not deleted while they run. NULL: it has its own. */
+int model_worker_new_part(struct model_worker **w, const struct model *m, int part, int parts,
+                          struct model_worker *lender, int64_t samples_max, int clips_max, struct status *st);
+int model_count_threads(const struct model *m); /* of a worker that has all; 1 on a GPU */
+void model_worker_del(struct model_worker *w);  /* NULL is fine */
 /* After an error of model_worker_run: the device will not work again in this process. */
 bool model_worker_is_lost(const struct model_worker *w);
 

@@ -5,6 +5,7 @@
 #include "models/config.h"
 #include "models/heads.h"
 #include "models/model.h"
+#include "models/packed_cache.h"
 #include "models/wav2vec2.h"
 
 enum { MODEL_UNUSED_MAX = 1024 };
@@ -15,7 +16,7 @@ enum model_output { MODEL_SOFTMAX, MODEL_SIGMOID, MODEL_NONE, MODEL_AGE_GENDER }
 struct model_replica {
     struct kernels_options options;
     struct kernels_device *device; /* packs the weights and owns their memory; does not compute */
-    void *weights;                 /* all packed weights, in the device's memory */
+    void *weights; /* all packed weights, in the device's memory; NULL: they are the packed cache's */
     struct wav2vec2 backbone;
     struct head head;
 };
@@ -30,8 +31,10 @@ struct model {
     struct kernels_options device_options; /* but for the index */
     struct model_replica replicas[MODEL_DEVICES_MAX];
     int replicas_count;
-    char device_note[STATUS_MESSAGE_BYTES_MAX];
+    char device_note[STATUS_MESSAGE_BYTES_MAX], precision_note[STATUS_MESSAGE_BYTES_MAX];
+    bool any_precision; /* "auto" */
 
+    struct packed_cache *packed_cache; /* NULL: none; may be writing from the first replica's weights */
     struct model_info info;
     char *dir, *device_name;
     char *labels[CONFIG_LABELS_MAX];
@@ -43,8 +46,10 @@ struct model_worker {
     const struct model_replica *replica;
     struct kernels_device *device;
     bool lost;
-    void *memory; /* of the activations, in the device's memory */
-    size_t memory_bytes;
+    void *memory;                        /* of the activations, in the device's memory */
+    size_t memory_bytes;                 /* of its own, pinned memory included */
+    size_t activation_bytes, lent_bytes; /* of its own, and those that others may use meanwhile */
+    bool borrowed;                       /* the activations are another worker's */
     struct wav2vec2_state state;
     struct head_state head;
     struct arena host; /* the batch's tables, and staging */

@@ -172,6 +172,11 @@ static const float *read_tensor(struct weights *w, struct tensor *t, int rank, c
                      t->dtype_name);
         return NULL;
     }
+    if (!t->used)
+        w->parameters += t->elements;
+    t->used = true;
+    if (w->check_only)
+        return NULL;
     const float *values;
     bool finite;
     if (t->dtype == TENSOR_F32 && (uintptr_t)t->data % _Alignof(float) == 0) {
@@ -189,9 +194,6 @@ static const float *read_tensor(struct weights *w, struct tensor *t, int rank, c
                      "%s: tensor %s is not finite: it holds a NaN or an infinity", file, t->name);
         return NULL;
     }
-    if (!t->used)
-        w->parameters += t->elements;
-    t->used = true;
     if (w->read_count < WEIGHTS_READ_MAX)
         w->read[w->read_count++] = t;
     return values;
@@ -235,6 +237,8 @@ const float *weights_get_weight_norm(struct weights *w, const char *name, int64_
         if (!weights_has(w, g_name) && !weights_has(w, v_name))
             continue;
         const float *g = weights_get(w, g_name, 3, g_shape), *v = weights_get(w, v_name, 3, v_shape);
+        if (w->check_only)
+            return NULL;
         double *scale = (double *)(void *)scratch_new(w, 2 * kernel);
         float *to = scratch_new(w, out * in_per_group * kernel);
         if (w->failed)

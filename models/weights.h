@@ -20,12 +20,13 @@ struct weights {
     char prefix[64];   /* of the backbone: "wav2vec2.", "hubert.", "model.", "" ... */
     struct status *st; /* where the first error goes */
     bool failed;
+    bool check_only; /* tensors are found, checked but for their values, and marked; pointers are NULL */
     float *scratch[WEIGHTS_SCRATCH_MAX]; /* conversions, grown as needed, valid until weights_release */
     size_t scratch_floats[WEIGHTS_SCRATCH_MAX];
     int scratch_used;
     const struct tensor *read[WEIGHTS_READ_MAX]; /* since the last weights_release */
     int read_count;
-    int64_t parameters; /* elements read so far */
+    int64_t parameters; /* elements of the tensors read so far */
 };
 
 /* Finds the backbone's prefix by `feature_extractor.conv_layers.0.conv.weight`. Error: FAILED_PRECONDITION

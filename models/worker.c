@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/team.h"
 #include "models/model_internal.h"
 
 /* Takes all buffers out of three arenas: the device's, the host's pinned one and the host's. They may be
@@ -39,7 +40,23 @@ static int check_size(const struct config *c, int64_t samples_max, int clips_max
         (long long)samples_max, clips_max, (long long)batch_slot_samples(&c->conv, 1), BATCH_CLIPS_MAX);
 }
 
-static int take_memory(struct model_worker *w, struct status *st) {
+/* Memory for the activations: the lender's as long as it has some, else the worker's own. Sizes are those
+ * that an arena counted, so every part is aligned. */
+static int take_activations(struct model_worker *w, size_t bytes, struct model_worker *lender,
+                            struct status *st) {
+    if (lender && bytes <= lender->activation_bytes - lender->lent_bytes) {
+        w->memory = (char *)lender->memory + lender->lent_bytes;
+        w->borrowed = true;
+        lender->lent_bytes += bytes;
+        return 0;
+    }
+    if (w->model->kernels->memory_new(w->device, &w->memory, bytes, "activations", st))
+        return -1;
+    w->activation_bytes = w->memory_bytes = bytes;
+    return 0;
+}
+
+static int take_memory(struct model_worker *w, struct model_worker *lender, struct status *st) {
     const struct kernels *k = w->model->kernels;
     const struct config *c = &w->model->config;
     struct arena device, pinned, host;
@@ -60,11 +77,11 @@ static int take_memory(struct model_worker *w, struct status *st) {
         .first_kernel = c->conv.kernel[0],
         .first_stride = c->conv.stride[0],
     };
-    if (k->memory_new(w->device, &w->memory, device.used, "activations", st) ||
+    if (take_activations(w, device.used, lender, st) ||
         k->host_new(w->device, &w->pinned, pinned.used, "staging of a batch", st) ||
         arena_init(&w->host, host.used, "a worker's tables", st) || k->reserve(w->device, &limits, st))
         return -1;
-    w->memory_bytes = device.used + pinned.used;
+    w->memory_bytes += pinned.used;
     device = (struct arena){.base = w->memory, .bytes = device.used};
     pinned = (struct arena){.base = w->pinned, .bytes = pinned.used};
     layout(w, &device, &pinned, &w->host);
@@ -103,8 +120,9 @@ static int warm(struct model_worker *w, struct status *st) {
     return 0;
 }
 
-int model_worker_new(struct model_worker **out, const struct model *m, int device, int64_t samples_max,
-                     int clips_max, struct status *st) {
+static int make_worker(struct model_worker **out, const struct model *m, int device,
+                       const struct kernels_options *o, struct model_worker *lender, int64_t samples_max,
+                       int clips_max, struct status *st) {
     *out = NULL;
     if (check_size(&m->config, samples_max, clips_max, st))
         return -1;
@@ -115,7 +133,7 @@ int model_worker_new(struct model_worker **out, const struct model *m, int devic
     w->replica = &m->replicas[device];
     w->samples_max = samples_max;
     w->clips_max = clips_max;
-    if (m->kernels->device_new(&w->device, &w->replica->options, st) || take_memory(w, st) || warm(w, st)) {
+    if (m->kernels->device_new(&w->device, o, st) || take_memory(w, lender, st) || warm(w, st)) {
         model_worker_del(w);
         return -1;
     }
@@ -123,10 +141,35 @@ int model_worker_new(struct model_worker **out, const struct model *m, int devic
     return 0;
 }
 
+int model_count_threads(const struct model *m) {
+    if (!m->kernels->on_host || strcmp(m->kernels->name, "ref") == 0)
+        return 1;
+    const int threads = m->device_options.threads ? m->device_options.threads : team_count_processors();
+    return threads < TEAM_THREADS_MAX ? threads : TEAM_THREADS_MAX;
+}
+
+int model_worker_new(struct model_worker **out, const struct model *m, int device, int64_t samples_max,
+                     int clips_max, struct status *st) {
+    struct kernels_options o = m->replicas[device].options;
+    /* One thread alone is better off where the system sees room for it. */
+    o.pin = o.pin && model_count_threads(m) > 1;
+    return make_worker(out, m, device, &o, NULL, samples_max, clips_max, st);
+}
+
+int model_worker_new_part(struct model_worker **out, const struct model *m, int part, int parts,
+                          struct model_worker *lender, int64_t samples_max, int clips_max,
+                          struct status *st) {
+    const int threads = model_count_threads(m), first = (int)((int64_t)part * threads / parts);
+    struct kernels_options o = m->replicas[0].options;
+    o.threads = (int)((int64_t)(part + 1) * threads / parts) - first;
+    o.pin_first = first;
+    return make_worker(out, m, 0, &o, lender, samples_max, clips_max, st);
+}
+
 void model_worker_del(struct model_worker *w) {
     if (!w)
         return;
-    if (w->memory)
+    if (w->memory && !w->borrowed)
         w->model->kernels->memory_del(w->device, w->memory);
     if (w->pinned)
         w->model->kernels->host_del(w->device, w->pinned);

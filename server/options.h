@@ -38,7 +38,8 @@ struct server_options {
     /* The engine: max-batch-seconds, batch-delay-us, queue-depth, max-queued-seconds, prepare-threads,
      * transcode-threads, stream-threads, max-streams, silence-dbfs (off = never), max-file-bytes is
      * max-message-bytes here, max-duration, decode-timeout-ms, ffmpeg-bin (also FFMPEG_BIN); device,
-     * precision, threads, no-pin, devices, cuda-conv, cuda-attention, cuda-graphs, gpu-memory-limit. */
+     * precision, threads, no-pin, cpu-mode, packed-cache, packed-cache-verify, devices, cuda-conv,
+     * cuda-attention, cuda-graphs, gpu-memory-limit. */
     struct engine_options engine;
     struct model_options model;
     enum server_gpu_fault on_gpu_fault; /* on-gpu-fault exit|cpu: what becomes of it when a GPU is lost */

@@ -45,12 +45,21 @@ const struct option_row option_rows[] = {
      .help = "let clients load and unload models (repository calls of the Open Inference Protocol)"},
     {OPTION_WORD, "device", "NAME", AT(model.device), .initial_text = "auto", .words = "auto cpu cuda ref",
      .help = "auto, cpu, cuda, or ref, which is slow"},
-    {OPTION_WORD, "precision", "NAME", AT(model.precision), .initial_text = "auto",
-     .words = "auto fp32 bf16 int8", .help = "auto, fp32, bf16, int8"},
+    {OPTION_WORD, "precision", "NAME", AT(model.precision), .initial_text = "fp32",
+     .words = "auto fp32 bf16 int8", .help = "fp32, bf16, int8, or auto: bf16 where it is faster, else fp32"},
     {OPTION_WHOLE, "threads", "N", WHOLE(model.threads), 0, TEAM_THREADS_MAX, 0,
      .help = "threads of the forward pass; 0: one a processor"},
     {OPTION_SWITCH_OFF, "no-pin", NULL, AT(model.pin),
      .help = "leave those threads to the scheduler instead of keeping each on its processor"},
+    {OPTION_CHOICE, "cpu-mode", "NAME", WHOLE(engine.cpu_mode), .initial_text = "auto",
+     .words = "auto latency throughput",
+     .help = "on the CPU, latency: all threads run one batch; throughput: each thread runs its own; auto: by "
+             "load"},
+    {OPTION_PATH, "packed-cache", "DIR", AT(model.packed_cache),
+     .help = "keep packed weights there, so that the next start is faster; beside: in each model's folder; "
+             "default: nowhere"},
+    {OPTION_SWITCH, "packed-cache-verify", NULL, AT(model.packed_cache_verify),
+     .help = "read a model's files to know that they are the same, instead of trusting their times"},
 
     {OPTION_GROUP, "GPUs", .help = ""},
     {OPTION_TEXT, "devices", "LIST", AT(model.devices), .initial_text = "0",

@@ -165,13 +165,13 @@ static void test_pinning_is_undone(void **state) {
 /* ---- where threads are ---- */
 
 struct places {
-    int threads, processor[8]; /* of each thread; -1: not on one alone */
+    int processor[8]; /* of each thread; -1: not on one alone */
 };
 
 static void find_place(void *arg, int thread, int threads) {
     struct places *p = arg;
     cpu_set_t set;
-    p->threads = threads;
+    (void)threads;
     p->processor[thread] = -1;
     if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) == 1)
         for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
