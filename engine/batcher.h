@@ -12,7 +12,13 @@
  * Several workers may share a device, so that one's audio is copied while the other computes. Their batches
  * run one after another all the same, and what is taken early cannot be joined by what comes later. So beside
  * a batch that runs a second one is taken only when it is full, or when the first is about to be over at the
- * measured pace. */
+ * measured pace.
+ *
+ * The processor is one device however many workers share it. A wide worker has all its threads, and answers
+ * one clip soonest; narrow workers have a part of them each, and no barriers between them, so that together
+ * they do more, also while another program takes one of the processors. The two kinds never run at the same
+ * time. Which one begins is decided for all lanes together: narrow workers while there is enough for all of
+ * them, over the last half second or right now; a wide one otherwise. */
 #ifndef TIMBRE_ENGINE_BATCHER_H
 #define TIMBRE_ENGINE_BATCHER_H
 
@@ -28,11 +34,21 @@ struct batcher;
 
 enum { BATCHER_DEVICES_MAX = MODEL_DEVICES_MAX, BATCHER_WORKERS_MAX = 64 };
 
+enum batcher_kind { BATCHER_WIDE, BATCHER_NARROW, BATCHER_KINDS };
+
 /* Who may take from a lane: the workers first .. first + count - 1. Worker i computes on device i % devices.
  */
 struct batcher_workers {
     int first, count, devices;
     bool share; /* a device has several of them */
+    int narrow; /* the last so many are narrow; then the device is the processor, and not shared */
+    int64_t narrow_samples; /* the budget of a batch of one of those */
+};
+
+/* How fast batches of a lane are. */
+struct batcher_pace {
+    struct door_pace pace; /* in samples of slots; of one device, or of one narrow worker */
+    int64_t ran_ns;        /* when the last was over; 0: never */
 };
 
 /* Belongs to a model; all but `arriving` and `lost` are the batcher's. */
@@ -44,11 +60,11 @@ struct batcher_lane {
     struct batcher_list { /* entries, by arrival; -1: empty */
         int32_t first, last;
     } classes[ENGINE_CLASSES];
-    int count;              /* requests */
-    int64_t samples;        /* slots of their items that were not handed out */
-    int64_t used_ns;        /* the devices' time, but for what was given away while it was empty */
-    struct door_pace pace;  /* in samples of slots, of one device */
-    int64_t ran_ns;         /* when its last batch was over; 0: never */
+    int count;       /* requests */
+    int items;       /* theirs that were not handed out */
+    int64_t samples; /* slots of those */
+    int64_t used_ns; /* the devices' time, but for what was given away while it was empty */
+    struct batcher_pace pace[BATCHER_KINDS];
     int64_t waits_since_ns; /* since it was served last, or became non-empty */
     struct batcher_lane *next;
 };

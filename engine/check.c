@@ -39,29 +39,39 @@ static void make_voice(struct check *c) {
     }
 }
 
-/* Runs samples through the worker of the lane, whole or by windows of `count`. The request is the caller's to
- * close. */
-static struct engine_request *run(const struct check *c, const float *samples, int64_t count, bool windows,
-                                  struct status *st) {
+/* Sends samples to the workers of the lane (NULL: the model's own), whole or by windows of `count`. */
+static int send(const struct check *c, struct batcher_lane *lane, const float *samples, int64_t count,
+                bool windows, struct status *st) {
     const int rate_hz = c->info->sampling_rate_hz;
     const struct engine_request_options o = {
         .model = c->model,
         .window_s = windows ? (double)c->count / rate_hz : 0,
         .order = ENGINE_UNARY, /* a batch with live windows is cut short: company would not be company */
         .replies = c->replies,
+        .user = lane,
     };
     struct engine_request *r;
     if (engine_open(&r, &o, st))
-        return NULL;
-    if (c->lane)
-        r->lane = c->lane;
+        return -1;
+    if (lane)
+        r->lane = lane;
     engine_run_samples(r, samples, count, 0);
-    (void)queue_take(c->replies);
+    return 0;
+}
+
+/* An answer to one of those; the caller's to close. */
+static struct engine_request *take(const struct check *c, struct status *st) {
+    struct engine_request *r = queue_take(c->replies);
     if (r->result.outcome == ENGINE_OK)
         return r;
     status_set(st, r->result.status.code, "known answer: %s", r->result.status.message);
     engine_close(r);
     return NULL;
+}
+
+static struct engine_request *run(const struct check *c, const float *samples, int64_t count, bool windows,
+                                  struct status *st) {
+    return send(c, c->lane, samples, count, windows, st) ? NULL : take(c, st);
 }
 
 /* The second part alone, then between the others. */
@@ -88,28 +98,59 @@ static int check_company(struct check *c, struct status *st) {
     return result;
 }
 
+static int compare_workers(const struct check *c, const float *logits, int worker, struct status *st) {
+    for (int i = 0; i < c->info->labels_count; i++)
+        if (logits[i] != c->first[i])
+            return status_set(
+                st, STATUS_INTERNAL,
+                "known answer: this machine computes wrongly: logit %d is %.9g by worker 0 (device 0) and "
+                "%.9g by worker %d (device %d)",
+                i, (double)c->first[i], (double)logits[i], worker, worker % c->info->devices_count);
+    return 0;
+}
+
 /* One worker, and whether it agrees with the first. */
 static int check_worker(struct check *c, int worker, struct status *st) {
     struct engine_model *m = c->model;
-    const struct batcher_workers all = engine_model_workers(m);
-    const int labels = c->info->labels_count;
     struct batcher_lane lane = {0};
-    batcher_add_lane(
-        m->engine->batcher, &lane, m->lane.samples_max,
-        (struct batcher_workers){.first = worker, .count = 1, .devices = all.devices, .share = all.share});
+    batcher_add_lane(m->engine->batcher, &lane, m->lane.samples_max, engine_model_worker(m, worker));
     c->lane = &lane;
     int result = check_company(c, st);
     c->lane = NULL;
     batcher_remove_lane(m->engine->batcher, &lane);
     if (result == 0 && worker == 0)
-        memcpy(c->first, c->logits, (size_t)labels * sizeof *c->first);
-    for (int i = 0; result == 0 && i < labels; i++)
-        if (c->logits[i] != c->first[i])
-            result = status_set(
-                st, STATUS_INTERNAL,
-                "known answer: this machine computes wrongly: logit %d is %.9g by worker 0 (device 0) and "
-                "%.9g by worker %d (device %d)",
-                i, (double)c->first[i], (double)c->logits[i], worker, worker % all.devices);
+        memcpy(c->first, c->logits, (size_t)c->info->labels_count * sizeof *c->first);
+    return result ? -1 : compare_workers(c, c->logits, worker, st);
+}
+
+/* The workers from that one on, which have a part of the threads each, all at once: whether they agree with
+ * the first. */
+static int check_parts(struct check *c, int first, struct status *st) {
+    struct engine_model *m = c->model;
+    const int count = m->workers_count - first;
+    struct batcher_lane *lanes = calloc((size_t)count, sizeof *lanes);
+    int sent = 0, result = 0;
+    if (!lanes)
+        return status_set_no_memory(st, (size_t)count * sizeof *lanes, "the known answer");
+    for (int i = 0; i < count; i++)
+        batcher_add_lane(m->engine->batcher, &lanes[i], m->lane.samples_max,
+                         engine_model_worker(m, first + i));
+    while (result == 0 && sent < count) {
+        result = send(c, &lanes[sent], c->voice + c->count, c->count, false, st);
+        sent += result == 0;
+    }
+    for (int i = 0; i < sent; i++) {
+        struct engine_request *r = take(c, result ? NULL : st);
+        if (!r)
+            result = -1;
+        else if (result == 0)
+            result = compare_workers(c, r->result.logits,
+                                     first + (int)((struct batcher_lane *)r->options.user - lanes), st);
+        engine_close(r);
+    }
+    for (int i = 0; i < count; i++)
+        batcher_remove_lane(m->engine->batcher, &lanes[i]);
+    free(lanes);
     return result;
 }
 
@@ -180,11 +221,15 @@ static int check(struct check *c, char *report, size_t report_bytes, struct stat
     if (!c->voice || !c->logits || !c->first)
         return status_set_no_memory(st, (size_t)c->count * 3 * sizeof *c->voice, "the known answer");
     make_voice(c);
-    if (queue_new(&c->replies, 1, st))
+    const struct engine_model *m = c->model;
+    const int alone = m->workers_count > m->narrow_count ? m->workers_count - m->narrow_count : 1;
+    if (queue_new(&c->replies, ENGINE_WORKERS_MAX, st))
         return -1;
-    for (int i = 0; i < c->model->workers_count; i++)
+    for (int i = 0; i < alone; i++)
         if (check_worker(c, i, st))
             return -1;
+    if (alone < m->workers_count && check_parts(c, alone, st))
+        return -1;
     char company[128];
     report_company(c, company, sizeof company);
     if (strcmp(c->info->device, "ref") == 0 || strcmp(c->info->precision, "fp32") != 0 ||

@@ -107,6 +107,14 @@ void counts_add_model(struct engine_model *m) {
                     NULL, 0),
         name);
     metrics_count(c->workspace_bytes, count_workspace_bytes(m));
+    if (m->narrow_count) {
+        struct metrics_family *batches = metrics_add(
+            t, METRICS_COUNTER, "timbre_cpu_batches_total",
+            "Forwards on the CPU by a worker with all threads, or with a part of them (cpu-mode).", "threads",
+            NULL, 0);
+        c->cpu_batches[BATCHER_WIDE] = metrics_get(batches, "all");
+        c->cpu_batches[BATCHER_NARROW] = metrics_get(batches, "part");
+    }
     for (int i = 0; i < model_get_info(m->model)->devices_count; i++) {
         char index[16];
         snprintf(index, sizeof index, "%d", i);
@@ -154,6 +162,7 @@ void counts_batch(struct engine_model *m, int worker, const struct batcher_batch
             metrics_observe(m->counts.queue_s, (double)(begin_ns - item->request->ready_ns) * 1e-9);
     }
     metrics_count(find_device(m, worker)->busy_s, (double)busy_ns * 1e-9);
+    metrics_count(m->counts.cpu_batches[worker >= m->workers_count - m->narrow_count], 1);
     metrics_observe(m->counts.compute_s, clock_elapsed_ms(begin_ns) * 1e-3);
     metrics_observe(m->counts.batch_clips, b->count);
     metrics_observe(m->counts.batch_audio_s, (double)samples / rate_hz);

@@ -23,7 +23,8 @@ struct counts {
 struct counts_model {
     struct metrics_series *queue_s, *compute_s, *batch_clips, *batch_audio_s;
     struct metrics_series *audio_s, *waste_s, *weight_bytes, *workspace_bytes;
-    struct counts_device { /* shared by all models */
+    struct metrics_series *cpu_batches[2]; /* by batcher_kind; shared by all models */
+    struct counts_device {                 /* shared by all models */
         struct metrics_series *busy_s, *faults, *losses;
     } devices[MODEL_DEVICES_MAX];
 };

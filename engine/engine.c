@@ -57,6 +57,8 @@ static int check_options(const struct engine_options *o, struct status *st) {
     if (o->streams_max < 0 || o->streams_max > ENGINE_STREAMS_MAX)
         return status_set(st, STATUS_INVALID_ARGUMENT, "max-streams: %d is not in 0..%d", o->streams_max,
                           ENGINE_STREAMS_MAX);
+    if (o->cpu_mode < ENGINE_CPU_AUTO || o->cpu_mode > ENGINE_CPU_THROUGHPUT)
+        return status_set(st, STATUS_INVALID_ARGUMENT, "cpu-mode: %d is not one of them", (int)o->cpu_mode);
     if (o->delay_us < 0 || o->delay_us > 10000000)
         return status_set(st, STATUS_INVALID_ARGUMENT, "batch delay: %d us is not in 0..10000000",
                           o->delay_us);

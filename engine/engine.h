@@ -38,11 +38,20 @@ enum {
     ENGINE_DELAY_US_DEFAULT = 2000,
 };
 
+/* Who computes on the CPU when a model has several threads. The bits are the same. */
+enum engine_cpu_mode {
+    ENGINE_CPU_AUTO,    /* by load: one worker with all threads while there is little to do, so that an answer
+                           comes soon; one worker a thread, each with a batch of its own, when there is more */
+    ENGINE_CPU_LATENCY, /* always the first; takes less memory */
+    ENGINE_CPU_THROUGHPUT, /* always the second */
+};
+
 struct engine_options {
     struct audio_limits audio;
     double silence_dbfs; /* a clip or window below this level is no_speech; -INFINITY: none is. audio.h has
                             the rule */
     double batch_s_max;  /* audio in one batch, and the size of a workspace; at least ENGINE_WHOLE_S_MAX */
+    enum engine_cpu_mode cpu_mode;
     int delay_us;    /* how long a free worker waits for requests that are being prepared, before it runs a
                         batch that has room. With none on its way it does not wait */
     int queue_depth; /* requests between finish and forward */
@@ -71,8 +80,9 @@ int engine_new(struct engine **e, const struct engine_options *o, struct status 
 void engine_del(struct engine *e);
 
 /* Loads a folder and makes its workspaces, one for each of its workers (model.h: devices_count times
- * workers_per_device); takes seconds, disturbs nobody. Any thread. `name` is what metrics call it. Errors:
- * those of model_new, RESOURCE_EXHAUSTED (ENGINE_MODELS_MAX; says what the batch budget needs). */
+ * workers_per_device; on the CPU by cpu_mode); takes seconds, disturbs nobody. Any thread. `name` is what
+ * metrics call it. Errors: those of model_new, RESOURCE_EXHAUSTED (ENGINE_MODELS_MAX; says what the batch
+ * budget needs). */
 int engine_model_load(struct engine_model **m, struct engine *e, const char *name, const char *dir,
                       const struct model_options *o, struct status *st);
 /* Waits until every request opened on it is closed, then frees it. Not on a thread that closes requests. The

@@ -24,14 +24,16 @@ enum {
     ENGINE_TRANSCODE_THREADS_MAX = 64,
     ENGINE_WORKERS_MAX = BATCHER_WORKERS_MAX,
     ENGINE_NAME_BYTES = 128,
+    ENGINE_NARROW_WORKERS_MAX = 32, /* of one model; with more threads each has several */
 };
 
 struct engine_model {
     struct engine *engine;
     struct model *model;
-    /* Worker i is run by the engine's worker thread i alone, on device i % devices_count. */
+    /* Worker i is run by the engine's worker thread i alone, on device i % devices_count. On the processor
+     * the last narrow_count have a part of its threads each, and those before them, if any, all of them. */
     struct model_worker *workers[ENGINE_WORKERS_MAX];
-    int workers_count;
+    int workers_count, narrow_count;
     struct batcher_lane lane;
     struct status lost_why; /* once lane.lost */
     char name[ENGINE_NAME_BYTES];
@@ -85,6 +87,7 @@ int engine_start_workers(struct engine *e, int count, struct status *st);
 
 /* The workers of a model, for the batcher: all of them, or one alone. */
 struct batcher_workers engine_model_workers(const struct engine_model *m);
+struct batcher_workers engine_model_worker(const struct engine_model *m, int worker);
 
 /* A worker of this model found its device lost. Tells the one who wants to know, then drops what waits for
  * any model on such a device. Any worker thread; what has been told once is not told again. */

@@ -5,20 +5,34 @@
 
 #include "engine/internal.h"
 
-static int make_workers(struct engine_model *m, struct status *st) {
+/* Narrow workers take small batches: larger ones would be hardly faster, and who waits for a wide one waits
+ * for the longest of them. */
+#define NARROW_BATCH_S 10.0
+
+/* Of threads that several workers share each has a part. */
+static int count_narrow(const struct engine_model *m) {
+    const struct model_info *info = model_get_info(m->model);
+    const int threads = model_count_threads(m->model);
+    if (threads == 1 || info->devices_count * info->workers_per_device > 1 ||
+        m->engine->options.cpu_mode == ENGINE_CPU_LATENCY)
+        return 0;
+    return threads < ENGINE_NARROW_WORKERS_MAX ? threads : ENGINE_NARROW_WORKERS_MAX;
+}
+
+/* A clip is rounded up to whole frames on the tape, so the budget gets room for one more. */
+static int64_t count_samples(const struct engine_model *m, double seconds) {
+    const struct model_info *info = model_get_info(m->model);
+    return (int64_t)(seconds * info->sampling_rate_hz) + model_count_slot(m->model, info->min_samples);
+}
+
+static int make_wide(struct engine_model *m, int count, struct status *st) {
     const struct model_info *info = model_get_info(m->model);
     const double batch_s_max = m->engine->options.batch_s_max;
-    const int count = info->devices_count * info->workers_per_device;
-    /* A clip is rounded up to whole frames on the tape, so the budget gets room for one more. */
-    int64_t samples = (int64_t)(batch_s_max * info->sampling_rate_hz);
-    samples += model_count_slot(m->model, info->min_samples);
-    if (count < 1 || count > ENGINE_WORKERS_MAX)
-        return status_set(st, STATUS_RESOURCE_EXHAUSTED, "%d workers, the limit is %d", count,
-                          ENGINE_WORKERS_MAX);
     while (m->workers_count < count) {
         struct model_worker **w = &m->workers[m->workers_count];
         const int device = m->workers_count % info->devices_count;
-        if (model_worker_new(w, m->model, device, samples, ENGINE_BATCH_CLIPS_MAX, st)) {
+        if (model_worker_new(w, m->model, device, count_samples(m, batch_s_max), ENGINE_BATCH_CLIPS_MAX,
+                             st)) {
             if (info->workers_per_device == 1)
                 return status_prefix(st, "max-batch-seconds %g", batch_s_max);
             return status_prefix(st,
@@ -27,13 +41,51 @@ static int make_workers(struct engine_model *m, struct status *st) {
         }
         m->workers_count++;
     }
-    return engine_start_workers(m->engine, count, st);
+    return 0;
+}
+
+static int make_narrow(struct engine_model *m, int count, struct status *st) {
+    /* Never at the same time as these; the batcher sees to it. */
+    struct model_worker *lender = m->workers_count ? m->workers[0] : NULL;
+    for (int i = 0; i < count; i++) {
+        if (model_worker_new_part(&m->workers[m->workers_count], m->model, i, count, lender,
+                                  count_samples(m, ENGINE_WHOLE_S_MAX), ENGINE_BATCH_CLIPS_MAX, st))
+            return status_prefix(st, "worker %d of %d with a part of the threads (cpu-mode latency has none)",
+                                 i + 1, count);
+        m->workers_count++;
+        m->narrow_count++;
+    }
+    return 0;
+}
+
+static int make_workers(struct engine_model *m, struct status *st) {
+    const struct model_info *info = model_get_info(m->model);
+    const int narrow = count_narrow(m);
+    const bool wide = narrow == 0 || m->engine->options.cpu_mode != ENGINE_CPU_THROUGHPUT;
+    const int count = wide ? info->devices_count * info->workers_per_device : 0;
+    if (count + narrow < 1 || count + narrow > ENGINE_WORKERS_MAX)
+        return status_set(st, STATUS_RESOURCE_EXHAUSTED, "%d workers, the limit is %d", count + narrow,
+                          ENGINE_WORKERS_MAX);
+    if (make_wide(m, count, st) || make_narrow(m, narrow, st))
+        return -1;
+    return engine_start_workers(m->engine, m->workers_count, st);
 }
 
 struct batcher_workers engine_model_workers(const struct engine_model *m) {
     const struct model_info *info = model_get_info(m->model);
-    return (struct batcher_workers){
-        .count = m->workers_count, .devices = info->devices_count, .share = info->workers_per_device > 1};
+    return (struct batcher_workers){.count = m->workers_count,
+                                    .devices = info->devices_count,
+                                    .share = info->workers_per_device > 1,
+                                    .narrow = m->narrow_count,
+                                    .narrow_samples = (int64_t)(NARROW_BATCH_S * info->sampling_rate_hz)};
+}
+
+struct batcher_workers engine_model_worker(const struct engine_model *m, int worker) {
+    struct batcher_workers w = engine_model_workers(m);
+    w.narrow = worker >= w.count - w.narrow;
+    w.first = worker;
+    w.count = 1;
+    return w;
 }
 
 static int take_place(struct engine *e, struct status *st) {

@@ -159,7 +159,8 @@ static int load_version(struct repository *r, struct job *j, const struct folder
     const int64_t begin_ns = clock_now_ns();
     if (atomic_load(&r->on_cpu)) {
         o.device = "cpu";
-        o.precision = "auto"; /* the GPU's may be none of the CPU's */
+        if (o.precision && strcmp(o.precision, "fp32") != 0)
+            o.precision = "auto"; /* the GPU's may be none of the CPU's */
     }
     if (engine_model_load(&m, r->engine, j->name, v->dir, &o, st))
         return status_prefix(st, "model %s version %s", j->name, v->version);

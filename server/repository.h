@@ -64,7 +64,8 @@ int repository_load(struct repository *r, const char *name, void (*done)(void *a
 int repository_unload(struct repository *r, const char *name,
                       void (*done)(void *arg, const struct status *st), void *arg, struct status *st);
 /* The devices of models are lost (engine_model_is_lost): those models are not served from here on, and loaded
- * anew on the CPU, in the precision "auto"; so is whatever is loaded later. */
+ * anew on the CPU, in fp32 if that was wanted, else in the precision "auto"; so is whatever is loaded later.
+ */
 void repository_move_to_cpu(struct repository *r);
 /* Takes over what the thread has finished: called by the completion-queue thread at every tick and by whoever
  * got `done`, before it looks. Returns true when the table changed (health does too). */

@@ -100,6 +100,8 @@ static int start_engine(struct server *s, struct status *st) {
         telemetry_set_build(s->telemetry, TIMBRE_VERSION, i->device, i->precision);
         if (i->device_note[0])
             log_write(LOG_INFO, "server", "serving on the CPU (%s): %s", i->device, i->device_note);
+        if (i->precision_note[0])
+            log_write(LOG_INFO, "server", "precision auto is fp32: %s", i->precision_note);
     }
     return 0;
 }

@@ -110,8 +110,8 @@ static int take(int most) {
 /* As if a batch of the lane had run: what it used, and the pace. */
 static void ran(int lane, int64_t samples, int64_t busy_ns) {
     lanes[lane].used_ns += busy_ns;
-    lanes[lane].ran_ns = clock_now_ns();
-    door_pace_add(&lanes[lane].pace, (double)samples, (double)busy_ns);
+    lanes[lane].pace[BATCHER_WIDE].ran_ns = clock_now_ns();
+    door_pace_add(&lanes[lane].pace[BATCHER_WIDE].pace, (double)samples, (double)busy_ns);
 }
 
 /* Takes one item and checks whose it is. */
@@ -378,7 +378,7 @@ static void test_does_not_judge_beyond_what_it_saw(void **state) {
 static void test_tries_again(void **state) {
     (void)state;
     set_pace(0);
-    lanes[0].ran_ns -= 1001 * MS;
+    lanes[0].pace[BATCHER_WIDE].ran_ns -= 1001 * MS;
     struct engine_request *r = put_at(make_request(0, ENGINE_UNARY, 1, 500), 40);
     expect(r);
     free_request(r);

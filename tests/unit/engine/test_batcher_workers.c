@@ -143,8 +143,8 @@ static int64_t ran(int worker, int64_t samples, int64_t *begin_ns) {
 
 /* So many samples of the lane take so long. */
 static void set_pace(struct batcher_lane *l, int64_t samples, int64_t busy_ns) {
-    l->ran_ns = clock_now_ns();
-    door_pace_add(&l->pace, (double)samples, (double)busy_ns);
+    l->pace[BATCHER_WIDE].ran_ns = clock_now_ns();
+    door_pace_add(&l->pace[BATCHER_WIDE].pace, (double)samples, (double)busy_ns);
 }
 
 /* One that comes alone does not wait for anything, and the first device gets it. */

@@ -41,7 +41,7 @@ static void test_defaults(void **state) {
     assert_null(o->engine.audio.ffmpeg);
     assert_int_equal(o->engine.audio.bytes_max, 64 << 20); /* of the messages, not of the engine */
     assert_string_equal(o->model.device, "auto");
-    assert_string_equal(o->model.precision, "auto");
+    assert_string_equal(o->model.precision, "fp32");
     assert_int_equal(o->model.threads, 0);
     assert_true(o->model.pin);
     assert_null(o->model.labels_path);

@@ -41,7 +41,7 @@ bool __wrap_model_worker_is_lost(const struct model_worker *w) {
 }
 
 int __wrap_model_new(struct model **m, const char *dir, const struct model_options *o, struct status *st) {
-    if (o->device && strcmp(o->device, "cpu") == 0 && o->precision && strcmp(o->precision, "auto") == 0)
+    if (o->device && strcmp(o->device, "cpu") == 0 && o->precision && strcmp(o->precision, "fp32") == 0)
         atomic_fetch_add(&loads_on_cpu, 1);
     return __real_model_new(m, dir, o, st);
 }
