@@ -206,7 +206,6 @@ static int64_t choose_tile_rows(const struct conv_job *j, int64_t room) {
     return cpu_min(room, cpu_divide_up(each, 2) * 2);
 }
 
-#if !CPU_HAS_BF16
 /* Three taps and stride two: rows in pairs, which count from the clip's first. */
 static void conv_pairs(void *arg, int64_t index, int thread) {
     const struct conv_job *j = arg;
@@ -217,8 +216,8 @@ static void conv_pairs(void *arg, int64_t index, int thread) {
         const int clip = batch_find_clip(b, j->level, j->rows.first + row);
         const int64_t next = find_slot_end(j, clip, end);
         const int64_t from_start = j->rows.first + row - b->offset[clip] / b->step[j->level];
-        conv_pairs_run(&j->gemm, row, next, from_start % 2 != 0, cpu_sums(d, thread),
-                       d->pairs + (size_t)thread * d->pairs_floats);
+        conv_pairs_run(&j->gemm, j->w->in, row, next, from_start % 2 != 0, cpu_sums(d, thread),
+                       (char *)d->pairs + (size_t)thread * d->pairs_bytes);
         row = next;
     }
     if (j->w->norm == KERNELS_NORM_LAYER)
@@ -230,13 +229,6 @@ static void run_pairs(struct conv_job *j, int64_t flop) {
     j->tile_rows = choose_tile_rows(j, 2 * CPU_PAIRS);
     cpu_for(j->device, cpu_divide_up(j->rows.count, j->tile_rows), flop, conv_pairs, j);
 }
-#else
-static void run_pairs(struct conv_job *j, int64_t flop) {
-    (void)j, (void)flop;
-    assert(!"no weight of this instruction set is packed for it");
-}
-#endif
-
 #if CPU_HAS_INT8
 /* int8: the rows a tile reads are made bytes once, and then stay near for all columns. */
 static void conv_int8(void *arg, int64_t index, int thread) {
@@ -301,10 +293,10 @@ void CPU_NAME(conv)(struct kernels_device *d, void *y, const void *x, const stru
                            .column_sums = p->column_sums,
                            .act = w->norm == KERNELS_NORM_LAYER ? KERNELS_IDENTITY : act};
     const int64_t tiles = cpu_divide_up(rows.count, TILE_ROWS), flop = 2 * rows.count * p->k * p->n;
-    if (p->kind == CPU_INT8)
-        run_int8(&j, flop);
-    else if (p->pairs)
+    if (p->pairs)
         run_pairs(&j, flop);
+    else if (p->kind == CPU_INT8)
+        run_int8(&j, flop);
     else if (w->norm == KERNELS_NORM_GROUP)
         cpu_for(d, tiles, flop, conv_group, &j);
     else if (w->norm == KERNELS_NORM_LAYER)

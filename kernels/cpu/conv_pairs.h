@@ -1,4 +1,4 @@
-/* conv_pairs: convolutions of three taps and stride two in fp32, with a sixth less work.
+/* conv_pairs: convolutions of three taps and stride two, with a sixth less work.
  *
  * Two neighbouring rows y0 = w0 x0 + w1 x1 + w2 x2 and y1 = w0 x2 + w1 x3 + w2 x4 share x2. With the middle
  * product m = (w0 + w2) x2 they are y0 = w0 (x0 - x2) + w1 x1 + m and y1 = w2 (x4 - x2) + w1 x3 + m: five
@@ -15,13 +15,15 @@ enum { CONV_PAIRS_MATRICES = 4 }; /* of a packed weight, each [in, out]: w0, w1,
 #define conv_pairs_run CPU_NAME(conv_pairs_run)
 
 /* Whether a weight is packed for it. */
-static inline bool conv_pairs_fit(enum cpu_kind kind, const struct kernels_weight_spec *s) {
-    return kind == CPU_FP32 && !CPU_HAS_BF16 && s->kind == KERNELS_CONV && s->in > 1 && s->kernel == 3 &&
-           s->stride == 2 && s->norm != KERNELS_NORM_GROUP;
+static inline bool conv_pairs_fit(const struct kernels_weight_spec *s) {
+    return s->kind == KERNELS_CONV && s->in > 1 && s->kernel == 3 && s->stride == 2 &&
+           s->norm != KERNELS_NORM_GROUP;
 }
 
 /* Rows [row, end) of the product g, all of one clip; `second`: the first of them is the second of its pair.
- * g->a is x, g->a_stride its rows' bytes, g->b the matrices, g->k = in. scratch [2, CPU_PAIRS, in]. */
-void conv_pairs_run(const struct gemm *g, int64_t row, int64_t end, bool second, float *sums, float *scratch);
+ * g->a is x, g->a_stride its rows' bytes, g->b the matrices, g->k those of one of them with its padding; `in`
+ * channels of x. scratch: cpu_pairs_bytes(in). */
+void conv_pairs_run(const struct gemm *g, int64_t in, int64_t row, int64_t end, bool second, float *sums,
+                    void *scratch);
 
 #endif

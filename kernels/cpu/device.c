@@ -7,7 +7,7 @@
 #include "kernels/cpu/internal.h"
 
 enum {
-    LAYOUT_VERSION = 1, /* of packed weights */
+    LAYOUT_VERSION = 2, /* of packed weights */
     HUGE_PAGE_BYTES = 2 << 20,
     SEGMENT_ROWS = 160, /* see segment_rows */
 };
@@ -169,9 +169,8 @@ static void layout_scratch(struct kernels_device *d, const struct kernels_limits
     d->windows = arena_alloc(a, threads * d->windows_floats, sizeof(float));
     d->attention = arena_alloc(a, threads * d->attention_floats, sizeof(float));
     d->keys = arena_alloc(a, d->keys_floats, sizeof(float));
-    d->pairs_floats = 2 * CPU_PAIRS * (size_t)limits->channels_max;
-    d->pairs =
-        d->element_bytes == sizeof(float) ? arena_alloc(a, threads * d->pairs_floats, sizeof(float)) : NULL;
+    d->pairs_bytes = cpu_pairs_bytes(cpu_divide_up(limits->channels_max, 8) * 8);
+    d->pairs = arena_alloc(a, threads, d->pairs_bytes);
     if (d->precision == KERNELS_INT8) {
         const size_t tokens = (size_t)limits->tokens_max, rows = threads * CPU_CONV_TOKENS;
         d->quantized_bytes = cpu_divide_up(limits->channels_max, 4) * 4;

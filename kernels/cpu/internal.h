@@ -46,8 +46,8 @@ struct kernels_device {
     float *windows;   /* [threads, windows_floats]: pos_conv's input, one group of channels */
     float *attention; /* [threads, attention_floats]: scores and outputs of one tile */
     float *keys;      /* [keys_floats]: attention's packed keys and values */
-    float *pairs;     /* [threads, pairs_floats]: what conv_pairs subtracts */
-    size_t windows_floats, attention_floats, keys_floats, pairs_floats;
+    void *pairs;      /* [threads, pairs_bytes]: what conv_pairs subtracts, or makes bytes of */
+    size_t windows_floats, attention_floats, keys_floats, pairs_bytes;
     /* int8: the input of a linear layer in bytes, [tokens_max, quantized_bytes], and what they stand for;
      * and [threads] of the input of one tile of a convolution, [CPU_CONV_TOKENS, quantized_bytes]. */
     uint8_t *quantized, *conv_quantized;
@@ -81,6 +81,11 @@ static inline int64_t cpu_min(int64_t a, int64_t b) {
 
 static inline int64_t cpu_divide_up(int64_t a, int64_t b) {
     return (a + b - 1) / b;
+}
+
+/* Scratch of conv_pairs for inputs of so many channels: two operands of five in fp32, or five in bytes. */
+static inline size_t cpu_pairs_bytes(int64_t channels) {
+    return CPU_PAIRS * (8 * (size_t)channels + 64);
 }
 
 /* team_for, but on this thread alone when `flop` is little: small batches then disturb nobody. Whichever it

@@ -6,6 +6,8 @@
 #include "kernels/cpu/conv_pairs.h"
 #include "kernels/cpu/gemm.h"
 
+enum { PAIR_TAPS = CONV_PAIRS_MATRICES - 1 };
+
 /* What the matrix of a weight looks like: `groups` times [k, n], k = taps * in. */
 struct shape {
     enum cpu_kind kind;
@@ -39,7 +41,7 @@ static struct shape find_shape(const struct kernels_device *d, const struct kern
                       .taps = conv ? s->kernel : 1};
     m.in = s->in / m.groups;
     m.n = s->out / m.groups;
-    m.pairs = conv_pairs_fit(m.kind, s);
+    m.pairs = conv_pairs_fit(s);
     if (m.pairs) {
         m.groups = CONV_PAIRS_MATRICES;
         m.taps = 1;
@@ -67,7 +69,8 @@ static void layout(struct cpu_packed *p, const struct kernels_device *d, const s
     p->n = m.n;
     p->matrix = arena_alloc(a, (size_t)(m.groups * gemm_packed_words(m.kind, m.k, m.n)), sizeof(word));
     p->column_scale = int8 ? arena_alloc(a, out, sizeof(float)) : NULL;
-    p->column_sums = int8 ? arena_alloc(a, (size_t)(m.taps * pad_columns(m.n)), sizeof(float)) : NULL;
+    p->column_sums =
+        int8 ? arena_alloc(a, (size_t)(m.groups * m.taps * pad_columns(m.n)), sizeof(float)) : NULL;
     p->bias = arena_alloc(a, out, sizeof(float));
     p->norm_weight = norm ? arena_alloc(a, out, sizeof(float)) : NULL;
     p->norm_bias = norm ? arena_alloc(a, out, sizeof(float)) : NULL;
@@ -113,6 +116,11 @@ ALWAYS_INLINE void put_term(enum cpu_kind kind, float *column, int64_t width, in
     }
 }
 
+/* The number of one channel's taps that is in a matrix of conv_pairs. */
+ALWAYS_INLINE float pair_weight(const float *taps, int64_t matrix) {
+    return matrix < PAIR_TAPS ? taps[matrix] : taps[0] + taps[PAIR_TAPS - 1];
+}
+
 /* Channels [in, in + count) of all taps of one panel: [out, in, taps] becomes [taps, in, out]. */
 ALWAYS_INLINE void pack_strip(enum cpu_kind kind, const struct job *j, float *to, int64_t group,
                               int64_t panel, int64_t in, int64_t count) {
@@ -135,32 +143,39 @@ ALWAYS_INLINE void pack_strip(enum cpu_kind kind, const struct job *j, float *to
 }
 
 /* The same for conv_pairs: matrix t is tap t, and the last the sum of the outer ones. */
-static void pack_pairs_strip(const struct job *j, float *to, int64_t matrix, int64_t panel, int64_t in,
-                             int64_t count) {
-    enum { TAPS = CONV_PAIRS_MATRICES - 1 };
+ALWAYS_INLINE void pack_pairs_strip(enum cpu_kind kind, const struct job *j, float *to, int64_t matrix,
+                                    int64_t panel, int64_t in, int64_t count) {
     const struct shape *m = &j->shape;
     const int64_t width = gemm_width(m->n, panel), columns = cpu_min(width, m->n - panel * GEMM_PANEL);
     for (int64_t o = 0; o < columns; o++) {
-        const float *from = j->spec->weight[0] + ((panel * GEMM_PANEL + o) * m->in + in) * TAPS;
-        for (int64_t i = 0; i < count; i++, from += TAPS)
-            to[(in + i) * width + o] = matrix < TAPS ? from[matrix] : from[0] + from[TAPS - 1];
+        const int64_t column = panel * GEMM_PANEL + o;
+        const float *from = j->spec->weight[0] + (column * m->in + in) * PAIR_TAPS;
+        const float scale = kind == CPU_INT8 ? j->packed->column_scale[column] : 0.0f;
+        for (int64_t i = 0; i < count; i++, from += PAIR_TAPS)
+            put_term(kind, to + o, width, in + i, pair_weight(from, matrix), scale > 0 ? 1.0f / scale : 0.0f);
     }
 }
 
-/* int8: the scale that takes each column's largest number to 127. */
-static void find_scales(const struct job *j, int64_t panel) {
+/* int8: the scale that takes each column's largest number to 127, of all matrices of conv_pairs together.
+ * Before any panel is packed. */
+static void find_scales(void *arg, int64_t panel, int thread) {
+    const struct job *j = arg;
     const struct shape *m = &j->shape;
+    (void)thread;
     for (int64_t o = panel * GEMM_PANEL; o < cpu_min(m->n, (panel + 1) * GEMM_PANEL); o++) {
-        const float *row = find_row(j, o);
+        const int64_t count = m->in * (m->pairs ? PAIR_TAPS : m->taps);
+        const float *row = m->pairs ? j->spec->weight[0] + o * count : find_row(j, o);
         float largest = 0.0f;
-        for (int64_t i = 0; i < m->in * m->taps; i++)
+        for (int64_t i = 0; i < count; i++)
             largest = fmaxf(largest, fabsf(row[i]));
+        for (int64_t i = 0; m->pairs && i < count; i += PAIR_TAPS)
+            largest = fmaxf(largest, fabsf(pair_weight(row + i, PAIR_TAPS)));
         j->packed->column_scale[o] = largest / 127.0f;
     }
 }
 
 /* int8: what each tap's terms of a column add up to, before the scale. */
-static void find_sums(const struct job *j, const float *panel_words, int64_t panel) {
+static void find_sums(const struct job *j, const float *panel_words, int64_t group, int64_t panel) {
     const struct shape *m = &j->shape;
     const int64_t width = gemm_width(m->n, panel), words = m->tap_terms / 4;
     for (int64_t tap = 0; tap < m->taps; tap++) {
@@ -170,10 +185,18 @@ static void find_sums(const struct job *j, const float *panel_words, int64_t pan
             for (int64_t o = 0; o < width; o++)
                 sum[o] += row[4 * o] + row[4 * o + 1] + row[4 * o + 2] + row[4 * o + 3];
         }
-        float *to = j->packed->column_sums + tap * pad_columns(m->n) + panel * GEMM_PANEL;
+        float *to = j->packed->column_sums + (group * m->taps + tap) * pad_columns(m->n) + panel * GEMM_PANEL;
         for (int64_t o = 0; o < width; o++)
             to[o] = (float)sum[o];
     }
+}
+
+ALWAYS_INLINE void pack_any(enum cpu_kind kind, const struct job *j, float *to, int64_t group, int64_t panel,
+                            int64_t in, int64_t count) {
+    if (j->shape.pairs)
+        pack_pairs_strip(kind, j, to, group, panel, in, count);
+    else
+        pack_strip(kind, j, to, group, panel, in, count);
 }
 
 /* One panel of one group, in strips of channels: long enough for memory to be read in order and short enough
@@ -186,23 +209,19 @@ static void pack_panel(void *arg, int64_t index, int thread) {
     float *to = j->packed->matrix + group * gemm_packed_words(m->kind, m->k, m->n) +
                 panel * GEMM_PANEL * gemm_words(m->kind, m->k);
     (void)thread;
-    if (m->kind == CPU_INT8)
-        find_scales(j, panel);
     if (m->n % LANES != 0 || m->tap_terms != m->in || m->k % gemm_terms(m->kind) != 0) /* padding */
         memset(to, 0, (size_t)(gemm_words(m->kind, m->k) * width) * sizeof *to);
     for (int64_t in = 0; in < m->in; in += STRIP) {
         const int64_t count = cpu_min(STRIP, m->in - in);
-        if (m->pairs)
-            pack_pairs_strip(j, to, group, panel, in, count);
-        else if (m->kind == CPU_FP32)
-            pack_strip(CPU_FP32, j, to, group, panel, in, count);
+        if (m->kind == CPU_FP32)
+            pack_any(CPU_FP32, j, to, group, panel, in, count);
         else if (m->kind == CPU_BF16)
-            pack_strip(CPU_BF16, j, to, group, panel, in, count);
+            pack_any(CPU_BF16, j, to, group, panel, in, count);
         else
-            pack_strip(CPU_INT8, j, to, group, panel, in, count);
+            pack_any(CPU_INT8, j, to, group, panel, in, count);
     }
     if (m->kind == CPU_INT8)
-        find_sums(j, to, panel);
+        find_sums(j, to, group, panel);
 }
 
 static void fill(float *to, const float *from, int n, float otherwise) {
@@ -226,9 +245,11 @@ void CPU_NAME(pack)(struct kernels_device *d, struct kernels_weight *w, const st
     CPU_NAME(adopt)(d, w, s, memory);
     struct cpu_packed *p = w->packed;
     struct job j = {.spec = s, .shape = find_shape(d, s), .packed = p};
-    if (p->column_scale)
-        memset(p->column_scale, 0, ((size_t)s->out + CPU_LANES_MAX) * sizeof(float));
     j.panels = cpu_divide_up(j.shape.n, GEMM_PANEL);
+    if (p->column_scale) {
+        memset(p->column_scale, 0, ((size_t)s->out + CPU_LANES_MAX) * sizeof(float));
+        team_for(d->team, j.panels, find_scales, &j);
+    }
     team_for(d->team, j.shape.groups * j.panels, pack_panel, &j);
 
     const int rows = s->out / s->parts;

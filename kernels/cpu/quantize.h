@@ -9,8 +9,9 @@
 #include "kernels/cpu/element.h"
 #include "kernels/cpu/internal.h"
 
-#define quantize_row  CPU_NAME(quantize_row)
-#define quantize_rows CPU_NAME(quantize_rows)
+#define quantize_row        CPU_NAME(quantize_row)
+#define quantize_difference CPU_NAME(quantize_difference)
+#define quantize_rows       CPU_NAME(quantize_rows)
 
 /* Bytes of a row of n: whole words. */
 static inline int64_t quantize_count_bytes(int64_t n) {
@@ -19,6 +20,10 @@ static inline int64_t quantize_count_bytes(int64_t n) {
 
 /* to [quantize_count_bytes(n)], zeros behind n; x[i] is about scale * to[i] + min. */
 void quantize_row(uint8_t *to, float *scale, float *min, const element *x, int64_t n);
+
+/* The same of a - b. */
+void quantize_difference(uint8_t *to, float *scale, float *min, const element *a, const element *b,
+                         int64_t n);
 
 /* x [rows, n] into the device's `quantized`, row_scale and row_min, on its team. */
 void quantize_rows(struct kernels_device *d, const element *x, int64_t rows, int64_t n);

@@ -59,16 +59,18 @@ ALWAYS_INLINE void store_row(enum cpu_kind kind, const int vectors, const struct
     float *c = t->c + i * t->c_stride;
     UNROLL
     for (int j = 0; j < vectors; j++) {
-        vf v = sum[j];
+        vf v = t->add ? v_load(c + j * LANES) : v_zero();
 #if CPU_HAS_INT8
         if (kind == CPU_INT8) {
-            v = (vf)_mm512_cvtepi32_ps((__m512i)v) * v_set(t->row_scale[i * t->row_step]);
             if (t->column_sums)
                 v = v_fma(v_set(t->row_min[i * t->row_step]), v_load(t->column_sums + j * LANES), v);
+            v = v_fma((vf)_mm512_cvtepi32_ps((__m512i)sum[j]), v_set(t->row_scale[i * t->row_step]), v);
+            v_store(c + j * LANES, v);
+            continue;
         }
 #endif
         (void)kind;
-        v_store(c + j * LANES, t->add ? v_load(c + j * LANES) + v : v);
+        v_store(c + j * LANES, v + sum[j]);
     }
 }
 

@@ -11,12 +11,12 @@ import timbre_program as timbre
 from timbre_program import DEFAULT_MODEL, GOLDEN, cpu_offers, golden_models, predict, voice, write_wav
 
 sys.path.insert(0, str(GOLDEN))
-from tolerances import BF16_LOGIT, BF16_MIDDLE, INT8_LOGIT, INT8_MIDDLE, SHIPPED_LOGIT, SHIPPED_RMS  # noqa: E402
+from tolerances import BF16_LOGIT, CPU_BF16_MIDDLE, INT8_LOGIT, INT8_MIDDLE, SHIPPED_LOGIT, SHIPPED_RMS  # noqa: E402
 
 QUIET = ("quiet", "silence")  # clips that the level rule answers with "no speech"
 RAW = ("--raw", "float32", "--rate", "16000")
 EMODB = timbre.DATA / "emodb"
-LIMITS = {"bf16": (BF16_LOGIT, BF16_MIDDLE), "int8": (INT8_LOGIT, INT8_MIDDLE)}
+LIMITS = {"bf16": (BF16_LOGIT, CPU_BF16_MIDDLE), "int8": (INT8_LOGIT, INT8_MIDDLE)}
 
 
 def ways():

@@ -10,13 +10,17 @@ BF16_LOGIT = 0.06  # the largest difference of a clip's logits, as a part of 1 +
 BF16_EMBEDDING = 0.06  # the root of the mean square difference of an embedding, as a part of that of itself
 BF16_MIDDLE = 0.012  # of logits as above: the median over all cases, which small mistakes would move
 
+# On the CPU, whose convolutions of stride two also round differences of their inputs (docs/cpu.md), bf16 is off by 0.013
+# in the middle, like autocast.
+CPU_BF16_MIDDLE = 0.015
+
 # int8 on the CPU: every matrix product but those of attention and the positional convolution. On the goldens, whose
-# layers are a few numbers wide, it is off by up to 0.39, and by 0.022 in the middle.
-INT8_LOGIT = 0.45
-INT8_MIDDLE = 0.03
+# layers are a few numbers wide, it is off by up to 0.4, and by 0.033 in the middle.
+INT8_LOGIT = 0.5
+INT8_MIDDLE = 0.037
 
 # The shipped model on EMO-DB, on the CPU: the root of the mean square difference of all logits as a part of that of
-# themselves (0.0034 and 0.017 were measured), and the largest difference of a logit (0.033 and 0.13). A label that fp32
+# themselves (0.0039 and 0.0083 were measured), and the largest difference of a logit (0.037 and 0.098). A label that fp32
 # puts before the second by more than the latter must stay.
-SHIPPED_RMS = {"bf16": 0.01, "int8": 0.03}
-SHIPPED_LOGIT = {"bf16": 0.05, "int8": 0.2}
+SHIPPED_RMS = {"bf16": 0.01, "int8": 0.02}
+SHIPPED_LOGIT = {"bf16": 0.05, "int8": 0.15}
