@@ -10,8 +10,13 @@ cd "$(dirname "$0")/.."
 
 all=(layers format build-gcc unit-gcc build-cuda build-core e2e build-clang tidy build-fuzz build-asan unit-asan e2e-asan
      build-tsan unit-tsan e2e-tsan unit-clang fuzz)
-# What only computes is done beside the end-to-end tests, which wait for half of their time.
-beside_e2e=(build-clang tidy build-fuzz)
+# What only computes is done beside end-to-end tests, which wait for half of their time.
+beside_of() {
+  case $1 in
+    e2e) echo build-clang tidy build-fuzz ;;
+    e2e-asan) echo build-tsan ;;
+  esac
+}
 case "${1-}" in -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; printf 'steps: %s\n' "${all[*]}"; exit 0 ;; esac
 
 fuzz_seconds=${FUZZ_SECONDS:-12}
@@ -143,11 +148,13 @@ done
 # Runs steps one after another in the background, with what processors have left; finish_beside takes the results.
 beside=()
 beside_id=
-begin_beside() {
+begin_beside() { # $1: the step that they are beside
   local step
-  for step in "${beside_e2e[@]}"; do
+  beside=()
+  for step in $(beside_of "$1"); do
     case " ${steps[*]} " in *" $step "*) beside+=("$step") ;; esac
   done
+  [ ${#beside[@]} -gt 0 ] || return 0
   (
     chrt --idle --pid 0 "$BASHPID" || true
     for step in "${beside[@]}"; do
@@ -169,10 +176,10 @@ finish_beside() {
 }
 
 for step in "${steps[@]}"; do
-  if [ "$step" = e2e ]; then begin_beside; fi
-  case " ${beside[*]-} " in
-    *" $step "*) if [ -n "$beside_id" ]; then finish_beside; fi ;;
-  esac
+  if [ -n "$beside_id" ]; then
+    case " ${beside[*]} " in *" $step "*) finish_beside ;; esac
+  fi
+  if [ -z "$beside_id" ]; then begin_beside "$step"; fi
   printf '%-12s ' "$step"
   [ -n "${result[$step]-}" ] || run_step "$step"
   printf '%s, %s s\n' "${result[$step]}" "${seconds[$step]}"
