@@ -8,13 +8,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all=(layers format build-gcc unit-gcc build-cuda build-core e2e build-clang tidy build-fuzz build-asan unit-asan e2e-asan
-     build-tsan unit-tsan e2e-tsan unit-clang fuzz)
+all=(layers format build-gcc unit-gcc build-cuda e2e build-core build-clang build-fuzz build-asan unit-asan e2e-asan
+     build-tsan unit-tsan e2e-tsan tidy unit-clang fuzz)
 # What only computes is done beside end-to-end tests, which wait for half of their time.
 beside_of() {
   case $1 in
-    e2e) echo build-clang tidy build-fuzz ;;
+    e2e) echo build-core build-clang build-fuzz ;;
     e2e-asan) echo build-tsan ;;
+    e2e-tsan) echo tidy ;;
   esac
 }
 case "${1-}" in -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; printf 'steps: %s\n' "${all[*]}"; exit 0 ;; esac
