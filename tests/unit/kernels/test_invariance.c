@@ -314,6 +314,10 @@ static void check_invariance(const struct subject *subject, enum kernels_conv_no
 static void test_invariance(void **state) {
     (void)state;
     for (int s = 0; s < SUBJECTS; s++) {
+        /* These share memory between threads as the sets of fp32 do, and as int8 with bf16 does. */
+        if (BED_TSAN && (strcmp(subjects[s].isa, "avx512vnni") == 0 ||
+                         (subjects[s].options.precision == KERNELS_BF16 && subjects[s].isa[0])))
+            continue;
         check_invariance(&subjects[s], KERNELS_NORM_GROUP);
         check_invariance(&subjects[s], KERNELS_NORM_LAYER);
     }
