@@ -65,8 +65,8 @@ struct cpu_packed {
     int64_t k, n;        /* of one group's matrix; int8: k with the padding of each tap's channels */
     float *matrix;       /* words */
     float *column_scale; /* int8: [out]; else NULL */
-    float *column_sums;  /* int8: [taps, out to the next multiple of the lanes]; else NULL */
-    float *bias;         /* [out], zeros where there is none */
+    float *column_sums; /* int8: [taps, or matrices of pairs; out to the next multiple of lanes]; else NULL */
+    float *bias;        /* [out], zeros where there is none */
     float *norm_weight, *norm_bias;   /* [out]; NULL where there is none; of a LAYER_NORM, its own */
     float *input_scale, *input_shift; /* [in]; NULL where there is none */
 };
