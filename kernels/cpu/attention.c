@@ -194,7 +194,7 @@ static void find_scores(const struct job *j, float *scores, const element *q, co
                                              .b = panel + w * width,
                                              .k = cpu_min(GEMM_BLOCK * terms, j->head_dim - w * terms),
                                              .width = width,
-                                             .add = w > 0};
+                                             .from = w > 0 ? scores + c : NULL};
             gemm_sums(scores + c, CPU_KEYS, &piece, rows);
         }
     }
@@ -212,7 +212,7 @@ static void add_values(const struct job *j, float *out, const float *weights, co
                                               gemm_words(ELEMENT_KIND, first) * width,
                                          .k = count,
                                          .width = width,
-                                         .add = first > 0};
+                                         .from = first > 0 ? out + c : NULL};
         gemm_sums(out + c, j->width, &piece, rows);
     }
 }

@@ -1,13 +1,14 @@
 #include "kernels/cpu/conv_pairs.h"
 
-#include <string.h>
-
 #include "kernels/cpu/quantize.h"
+
+enum { OUTER, W0, W1 }; /* where each sum's taps begin; there is W2 too */
 
 /* The rows that go into one product; of bytes with what they stand for. */
 struct operand {
     const void *a;
     int64_t a_stride; /* bytes */
+    int64_t taps;     /* that a row is for */
     const float *scale, *min;
 };
 
@@ -15,119 +16,142 @@ struct operand {
  * ones of [0, end1) are wanted, and nothing that only others need is read. */
 struct chunk {
     int64_t row, pairs, from0, end1;
-    struct operand even, odd, first, middle, second; /* x0 - x2 and x4 - x2; x1, x2 and x3 */
+    struct operand middle;    /* x2 */
+    struct operand first[2];  /* x0 - x2 and x1, */
+    struct operand second[2]; /* x3 and x4 - x2; or, of bytes, each two as one */
 };
 
-/* c (+)= the first `rows` of an operand * one panel of matrix `index`. Meanwhile brings `next` nearer. */
-static void add_product(const struct gemm *g, float *c, const struct operand *o, int index, int64_t panel,
-                        int64_t rows, bool add, const float *next) {
-    const int64_t words = gemm_words(g->kind, g->k), terms = gemm_terms(g->kind);
-    const int64_t blocks = cpu_divide_up(words, GEMM_BLOCK), width = gemm_width(g->n, panel);
-    const float *b = g->b + index * gemm_packed_words(g->kind, g->k, g->n) + panel * GEMM_PANEL * words;
-    for (int64_t i = 0; i < blocks; i++) {
-        const int64_t first = i * words / blocks, last = (i + 1) * words / blocks;
-        struct gemm_piece piece = {.kind = g->kind,
-                                   .a = (const char *)o->a + first * (int64_t)sizeof(word),
-                                   .a_stride = o->a_stride,
-                                   .b = b + first * width,
-                                   .k = cpu_min((last - first) * terms, g->k - first * terms),
-                                   .width = width,
-                                   .add = add || i > 0,
-                                   .ahead = i + 1 < blocks ? b + last * width : next,
-                                   .ahead_words = (last - first) * width,
-                                   .row_scale = o->scale,
-                                   .row_min = o->min,
-                                   .row_step = 1};
-        if (g->kind == CPU_INT8 && i == 0)
-            piece.column_sums =
-                g->column_sums + index * cpu_divide_up(g->n, LANES) * LANES + panel * GEMM_PANEL;
-        gemm_sums(c, GEMM_PANEL, &piece, rows);
+/* One panel, and what of b is to be brought nearer. */
+struct panel {
+    const struct gemm *g;
+    int64_t in, index, tap_words, width;
+    const float *b, *ahead, *ahead_end;
+};
+
+/* The next part of what lies ahead, at the rate at which a panel's four taps are used up in five products;
+ * behind the last panel comes the first one, for the next chunk. */
+static int64_t find_ahead(struct panel *p, int64_t words, const float **ahead) {
+    enum { PRODUCTS = 5 };
+    const int64_t part = words * p->width * CONV_PAIRS_TAPS / PRODUCTS / LANES * LANES;
+    *ahead = p->ahead = p->ahead < p->ahead_end ? p->ahead : p->g->b;
+    p->ahead = p->ahead_end - p->ahead < part ? p->ahead_end : p->ahead + part;
+    return p->ahead - *ahead;
+}
+
+/* c = from + the operands * the taps of b from `tap` on; with `last` these rows of the product are complete,
+ * and finished. */
+static void add_products(struct panel *p, float *c, const float *from, const struct operand *o, int tap,
+                         int64_t rows, const struct gemm *last, int64_t row) {
+    const struct gemm *g = p->g;
+    const int64_t terms = gemm_terms(g->kind), taps = tap == OUTER ? 1 : 2;
+    for (int64_t done = 0; done < taps; done += o->taps, o++) {
+        const int64_t words = o->taps * p->tap_words, blocks = cpu_divide_up(words, GEMM_BLOCK);
+        const float *b = p->b + (tap + done) * p->tap_words * p->width;
+        for (int64_t i = 0; i < blocks; i++) {
+            const int64_t first = i * words / blocks, end = (i + 1) * words / blocks;
+            struct gemm_piece piece = {.kind = g->kind,
+                                       .a = (const char *)o->a + first * (int64_t)sizeof(word),
+                                       .a_stride = o->a_stride,
+                                       .b = b + first * p->width,
+                                       .k = (end - first) * terms,
+                                       .width = p->width,
+                                       .from = done + i > 0 ? c : from,
+                                       .row_scale = o->scale,
+                                       .row_min = o->min,
+                                       .row_step = 1};
+            if (g->kind != CPU_INT8) /* the last word of a tap may be half */
+                piece.k = cpu_min(piece.k, p->in - first * terms);
+            else if (i == 0)
+                piece.column_sums =
+                    g->column_sums + tap * cpu_divide_up(g->n, LANES) * LANES + p->index * GEMM_PANEL;
+            piece.ahead_words = find_ahead(p, end - first, &piece.ahead);
+            if (last && done + o->taps == taps && i + 1 == blocks)
+                gemm_sums_last(last, c, GEMM_PANEL, &piece, row, rows, p->index * GEMM_PANEL);
+            else
+                gemm_sums(c, GEMM_PANEL, &piece, rows);
+        }
     }
 }
 
-/* to [rows, in] = x rows `first`, first + 4, ... minus those `less`, less + 4, ... */
-static struct operand subtract(element *to, const element *x, int64_t first, int64_t less, int64_t rows,
-                               int64_t in) {
-    for (int64_t r = 0; r < rows; r++) {
-        const element *a = x + (first + 4 * r) * in, *b = x + (less + 4 * r) * in;
-        element *y = to + r * in;
-        int64_t i = 0;
-        for (; i + LANES <= in; i += LANES)
-            element_store(y + i, element_load(a + i) - element_load(b + i));
-        for (; i < in; i++)
-            y[i] = element_of(element_get(a[i]) - element_get(b[i]));
-    }
-    return (struct operand){.a = to, .a_stride = in * (int64_t)sizeof *to};
-}
-
-/* x rows `first`, first + 4, ... where they are. */
-static struct operand find_rows(const element *x, int64_t first, int64_t in) {
-    return (struct operand){.a = x + first * in, .a_stride = 4 * in * (int64_t)sizeof *x};
+/* to [in] = a - b */
+static void subtract(element *to, const element *a, const element *b, int64_t in) {
+    int64_t i = 0;
+    for (; i + LANES <= in; i += LANES)
+        element_store(to + i, element_load(a + i) - element_load(b + i));
+    for (; i < in; i++)
+        to[i] = element_of(element_get(a[i]) - element_get(b[i]));
 }
 
 static void prepare(struct chunk *c, const element *x, int64_t in, void *scratch) {
     element *even = scratch, *odd = even + CPU_PAIRS * in;
-    const int64_t at = 2 * c->row, at0 = at + 4 * c->from0;
-    c->even = subtract(even, x, at0, at0 + 2, c->pairs - c->from0, in);
-    c->odd = subtract(odd, x, at + 4, at + 2, c->end1, in);
-    c->first = find_rows(x, at0 + 1, in);
-    c->middle = find_rows(x, at + 2, in);
-    c->second = find_rows(x, at + 3, in);
+    const int64_t row_bytes = in * (int64_t)sizeof *x, from = c->from0;
+    x += 2 * c->row * in;
+    for (int64_t r = 0; r < c->pairs; r++) {
+        const element *at = x + 4 * r * in;
+        if (r >= from)
+            subtract(even + r * in, at, at + 2 * in, in);
+        if (r < c->end1)
+            subtract(odd + r * in, at + 4 * in, at + 2 * in, in);
+    }
+    c->middle = (struct operand){.a = x + 2 * in, .a_stride = 4 * row_bytes, .taps = 1};
+    c->first[0] = (struct operand){.a = even + from * in, .a_stride = row_bytes, .taps = 1};
+    c->first[1] = (struct operand){.a = x + (4 * from + 1) * in, .a_stride = 4 * row_bytes, .taps = 1};
+    c->second[0] = (struct operand){.a = x + 3 * in, .a_stride = 4 * row_bytes, .taps = 1};
+    c->second[1] = (struct operand){.a = odd, .a_stride = row_bytes, .taps = 1};
 }
 
 #if CPU_HAS_INT8
-/* x rows `first`, first + 4, ..., without those `less`, less + 4, ... unless that is negative, as bytes. */
-static struct operand quantize(void **scratch, const element *x, int64_t first, int64_t less, int64_t rows,
-                               int64_t in) {
-    const int64_t bytes = quantize_count_bytes(in);
-    float *scale = *scratch, *min = scale + CPU_PAIRS;
-    uint8_t *to = (uint8_t *)(min + CPU_PAIRS);
-    for (int64_t r = 0; r < rows; r++) {
-        const element *a = x + (first + 4 * r) * in;
-        if (less < 0)
-            quantize_row(to + r * bytes, scale + r, min + r, a, in);
-        else
-            quantize_difference(to + r * bytes, scale + r, min + r, a, x + (less + 4 * r) * in, in);
-    }
-    *scratch = to + CPU_PAIRS * bytes;
-    return (struct operand){.a = to, .a_stride = bytes, .scale = scale, .min = min};
-}
-
 static void prepare_int8(struct chunk *c, const element *x, int64_t in, void *scratch) {
-    const int64_t at = 2 * c->row, at0 = at + 4 * c->from0, count0 = c->pairs - c->from0;
-    c->even = quantize(&scratch, x, at0, at0 + 2, count0, in);
-    c->odd = quantize(&scratch, x, at + 4, at + 2, c->end1, in);
-    c->first = quantize(&scratch, x, at0 + 1, -1, count0, in);
-    c->middle = quantize(&scratch, x, at + 2, -1, c->pairs, in);
-    c->second = quantize(&scratch, x, at + 3, -1, c->end1, in);
+    const int64_t bytes = quantize_count_bytes(in), from = c->from0;
+    float *scale[3], *min[3]; /* of the middle, the first and the second rows */
+    uint8_t *to[3];
+    for (int i = 0; i < 3; i++) {
+        scale[i] = (float *)scratch + 2 * i * CPU_PAIRS;
+        min[i] = scale[i] + CPU_PAIRS;
+        to[i] = (uint8_t *)((float *)scratch + 6 * CPU_PAIRS) + (i == 0 ? 0 : 2 * i - 1) * CPU_PAIRS * bytes;
+    }
+    x += 2 * c->row * in;
+    for (int64_t r = 0; r < c->pairs; r++) {
+        const element *at = x + 4 * r * in;
+        uint8_t *first = to[1] + 2 * r * bytes, *second = to[2] + 2 * r * bytes;
+        if (r >= from)
+            quantize_difference(first, first + bytes, scale[1] + r, min[1] + r, at, at + 2 * in, at + in, in);
+        quantize_row(to[0] + r * bytes, scale[0] + r, min[0] + r, at + 2 * in, in);
+        if (r < c->end1)
+            quantize_difference(second + bytes, second, scale[2] + r, min[2] + r, at + 4 * in, at + 2 * in,
+                                at + 3 * in, in);
+    }
+    c->middle = (struct operand){to[0], bytes, 1, scale[0], min[0]};
+    c->first[0] = (struct operand){to[1] + 2 * from * bytes, 2 * bytes, 2, scale[1] + from, min[1] + from};
+    c->second[0] = (struct operand){to[2], 2 * bytes, 2, scale[2], min[2]};
 }
 #endif
 
-static void finish(const struct gemm *g, const float *c, int64_t row, int64_t rows, int64_t panel) {
-    struct gemm half = *g;
-    half.y = (element *)g->y + row * g->y_stride;
-    half.y_stride = 2 * g->y_stride;
-    gemm_finish(&half, c, GEMM_PANEL, 0, rows, panel * GEMM_PANEL, gemm_width(g->n, panel));
+static void run_panel(struct panel *p, const struct chunk *c, float *sums) {
+    float *middle = sums, *sum = sums + CPU_PAIRS * GEMM_PANEL;
+    const int64_t count0 = c->pairs - c->from0;
+    struct gemm half = *p->g; /* every second row */
+    half.y_stride = 2 * p->g->y_stride;
+    half.y = (element *)p->g->y + c->row * p->g->y_stride;
+    add_products(p, middle, NULL, &c->middle, OUTER, c->pairs, NULL, 0);
+    if (count0 > 0)
+        add_products(p, sum, middle + c->from0 * GEMM_PANEL, c->first, W0, count0, &half, c->from0);
+    half.y = (element *)half.y + p->g->y_stride;
+    if (c->end1 > 0)
+        add_products(p, middle, middle, c->second, W1, c->end1, &half, 0);
 }
 
-static void run_panel(const struct gemm *g, const struct chunk *c, int64_t panel, float *sums) {
-    enum { W0, W1, W2, OUTER };
-    const int64_t words = gemm_words(g->kind, g->k), each = gemm_packed_words(g->kind, g->k, g->n);
-    const int64_t count0 = c->pairs - c->from0;
-    const float *w = g->b + panel * GEMM_PANEL * words;
-    float *middle = sums, *sum = sums + CPU_PAIRS * GEMM_PANEL;
-    add_product(g, middle, &c->middle, OUTER, panel, c->pairs, false, w);
-    if (count0 > 0) {
-        memcpy(sum, middle + c->from0 * GEMM_PANEL, (size_t)(count0 * GEMM_PANEL) * sizeof *sum);
-        add_product(g, sum, &c->even, W0, panel, count0, true, w + W1 * each);
-        add_product(g, sum, &c->first, W1, panel, count0, true, w + W2 * each);
-        finish(g, sum, c->row + 2 * c->from0, count0, panel);
-    }
-    if (c->end1 > 0) {
-        const float *next = panel + 1 < cpu_divide_up(g->n, GEMM_PANEL) ? w + GEMM_PANEL * words : g->b;
-        add_product(g, middle, &c->odd, W2, panel, c->end1, true, w + W1 * each);
-        add_product(g, middle, &c->second, W1, panel, c->end1, true, next + OUTER * each);
-        finish(g, middle, c->row + 1, c->end1, panel);
+/* All panels of a chunk, one after another. A tap of b is brought nearer two taps before it is used. */
+static void run_panels(const struct gemm *g, const struct chunk *c, int64_t in, float *sums) {
+    enum { TAPS_AHEAD = 2 };
+    const int64_t panels = cpu_divide_up(g->n, GEMM_PANEL), words = gemm_words(g->kind, g->k);
+    struct panel p = {.g = g, .in = in, .tap_words = words / CONV_PAIRS_TAPS};
+    p.ahead = g->b + TAPS_AHEAD * p.tap_words * gemm_width(g->n, 0);
+    p.ahead_end = g->b + gemm_packed_words(g->kind, g->k, g->n);
+    for (; p.index < panels; p.index++) {
+        p.b = g->b + p.index * GEMM_PANEL * words;
+        p.width = gemm_width(g->n, p.index);
+        run_panel(&p, c, sums);
     }
 }
 
@@ -145,7 +169,6 @@ void conv_pairs_run(const struct gemm *g, int64_t in, int64_t row, int64_t end, 
         else
 #endif
             prepare(&c, g->a, in, scratch);
-        for (int64_t panel = 0; panel * GEMM_PANEL < g->n; panel++)
-            run_panel(g, &c, panel, sums);
+        run_panels(g, &c, in, sums);
     }
 }

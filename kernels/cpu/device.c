@@ -180,6 +180,8 @@ static void layout_scratch(struct kernels_device *d, const struct kernels_limits
         d->row_min = arena_alloc(a, tokens, sizeof(float));
         d->conv_row_scale = arena_alloc(a, rows, sizeof(float));
         d->conv_row_min = arena_alloc(a, rows, sizeof(float));
+        d->group_scale = arena_alloc(a, (size_t)limits->clips_max * h, sizeof(float));
+        d->group_min = arena_alloc(a, (size_t)limits->clips_max * h, sizeof(float));
     }
 }
 

@@ -5,11 +5,22 @@
 
 enum { LINE = 64 / sizeof(float) }; /* a cache line */
 
-/* One vector of the product from its sum. */
-ALWAYS_INLINE vf finish_vector(enum kernels_activation act, bool fp32, const struct gemm *g, vf sum,
-                               int64_t column) {
-    const vf bias = v_load(g->bias + column);
-    const vf v = g->scale ? v_fma(sum, v_load(g->scale + column), bias) : sum + bias;
+/* Factors and terms of the columns from one on; without factors, ones, again and again. */
+struct columns {
+    const float *scale, *bias;
+    int64_t scale_step;
+};
+
+static struct columns find_columns(const struct gemm *g, int64_t column) {
+    static const float ones[CPU_LANES_MAX] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    return (struct columns){g->scale ? g->scale + column : ones, g->bias + column, g->scale ? 1 : 0};
+}
+
+/* Vector j of a row of the product from its sum. */
+ALWAYS_INLINE vf finish_vector(enum kernels_activation act, bool fp32, const struct columns *columns, vf sum,
+                               int64_t j) {
+    const vf scale = v_load(columns->scale + j * columns->scale_step);
+    const vf v = v_fma(sum, scale, v_load(columns->bias + j));
     return fp32 ? vmath_activate(act, v) : vmath_activate_element(act, v);
 }
 
@@ -18,15 +29,22 @@ ALWAYS_INLINE void finish_rows(enum kernels_activation act, const struct gemm *g
                                int64_t c_stride, int64_t row, int64_t rows, int64_t column, int64_t width) {
     const int64_t left = cpu_min(width, g->n - column), whole = left / LANES * LANES;
     const int rest = (int)(left - whole);
-    for (int64_t i = 0; i < rows; i++) {
+    const struct columns columns = find_columns(g, column);
+    for (int64_t i = 0; i < rows; i++, c += c_stride) {
         element *y = (element *)g->y + (row + i) * g->y_stride + column;
         const element *residual = g->residual ? g->residual + (row + i) * g->y_stride + column : NULL;
+        if (whole == GEMM_PANEL && !residual) { /* side by side: none waits for another */
+            UNROLL
+            for (int j = 0; j < GEMM_PANEL; j += LANES)
+                element_store(y + j, finish_vector(act, false, &columns, v_load(c + j), j));
+            continue;
+        }
         for (int64_t j = 0; j < whole; j += LANES) {
-            vf v = finish_vector(act, false, g, v_load(c + i * c_stride + j), column + j);
+            vf v = finish_vector(act, false, &columns, v_load(c + j), j);
             element_store(y + j, residual ? v + element_load(residual + j) : v);
         }
         if (rest) {
-            vf v = finish_vector(act, false, g, v_load(c + i * c_stride + whole), column + whole);
+            vf v = finish_vector(act, false, &columns, v_load(c + whole), whole);
             element_store_first(y + whole, residual ? v + element_load_first(residual + whole, rest) : v,
                                 rest);
         }
@@ -38,10 +56,11 @@ ALWAYS_INLINE void finish_rows_fp32(enum kernels_activation act, const struct ge
                                     int64_t c_stride, int64_t row, int64_t rows, int64_t column,
                                     int64_t width) {
     const int64_t left = cpu_min(width, g->n - column);
+    const struct columns columns = find_columns(g, column);
     for (int64_t i = 0; i < rows; i++) {
         float *y = (float *)g->y + (row + i) * g->y_stride + column;
         for (int64_t j = 0; j < left; j += LANES) {
-            vf v = finish_vector(act, true, g, v_load(c + i * c_stride + j), column + j);
+            vf v = finish_vector(act, true, &columns, v_load(c + i * c_stride + j), j);
             if (j + LANES <= left)
                 v_store(y + j, v);
             else
@@ -78,8 +97,7 @@ static void prefetch_rows(const struct gemm *g, int64_t row, int64_t rows, int64
             __builtin_prefetch((const element *)g->y + i * g->y_stride + j, 1, 3);
 }
 
-/* gemm_sums; with `g`, these are the last terms of rows [row, row + rows), which are finished tile by tile:
- * many writes in one go would wait for memory. */
+/* gemm_sums, or with `g` gemm_sums_last. */
 static void add_piece(float *c, int64_t c_stride, const struct gemm_piece *p, int64_t rows,
                       const struct gemm *g, int64_t row, int64_t column) {
     const int vectors = (int)(p->width / LANES);
@@ -92,7 +110,6 @@ static void add_piece(float *c, int64_t c_stride, const struct gemm_piece *p, in
                          .words = words,
                          .half = p->k % gemm_terms(p->kind) != 0,
                          .c_stride = c_stride,
-                         .add = p->add,
                          .row_step = p->row_step,
                          .column_sums = p->column_sums};
     /* Heights that differ by one at most, so that no tile is a thin rest. */
@@ -103,6 +120,7 @@ static void add_piece(float *c, int64_t c_stride, const struct gemm_piece *p, in
             prefetch_rows(g, row + first, height, column, p->width);
         t.a = (const char *)p->a + first * p->a_stride;
         t.c = c + first * c_stride;
+        t.from = p->from ? p->from + first * c_stride : NULL;
         t.ahead = more ? ahead : p->b;
         t.ahead_step = more ? step : 0;
         t.row_scale = p->row_scale + first * p->row_step;
@@ -116,6 +134,11 @@ static void add_piece(float *c, int64_t c_stride, const struct gemm_piece *p, in
 
 void gemm_sums(float *c, int64_t c_stride, const struct gemm_piece *p, int64_t rows) {
     add_piece(c, c_stride, p, rows, NULL, 0, 0);
+}
+
+void gemm_sums_last(const struct gemm *g, float *c, int64_t c_stride, const struct gemm_piece *p, int64_t row,
+                    int64_t rows, int64_t column) {
+    add_piece(c, c_stride, p, rows, g, row, column);
 }
 
 /* The words [first, first + count) of the whole row that are block `index`. */
@@ -142,7 +165,6 @@ void gemm_block(const struct gemm *g, int64_t row, int64_t rows, int64_t panel, 
                                    .a = (const char *)g->a + row * g->a_stride + 4 * b.first,
                                    .a_stride = g->a_stride,
                                    .k = cpu_min(b.count * terms, g->k - b.first * terms),
-                                   .add = i > 0,
                                    .row_step = g->row_step};
         if (g->kind == CPU_INT8) {
             piece.row_scale = g->row_scale + row * g->row_step + b.segment;
@@ -161,8 +183,9 @@ void gemm_block(const struct gemm *g, int64_t row, int64_t rows, int64_t panel, 
             piece.width = width;
             if (g->kind == CPU_INT8)
                 piece.column_sums = b.is_first ? g->column_sums + b.segment * padded + p * GEMM_PANEL : NULL;
-            add_piece(sums + (p - panel) * rows * GEMM_PANEL, GEMM_PANEL, &piece, rows,
-                      i + 1 == count ? g : NULL, row, p * GEMM_PANEL);
+            float *c = sums + (p - panel) * rows * GEMM_PANEL;
+            piece.from = i > 0 ? c : NULL;
+            add_piece(c, GEMM_PANEL, &piece, rows, i + 1 == count ? g : NULL, row, p * GEMM_PANEL);
         }
     }
 }

@@ -36,10 +36,11 @@ enum {
 };
 
 /* Names of this instruction set. */
-#define gemm_sums   CPU_NAME(gemm_sums)
-#define gemm_finish CPU_NAME(gemm_finish)
-#define gemm_block  CPU_NAME(gemm_block)
-#define gemm_run    CPU_NAME(gemm_run)
+#define gemm_sums      CPU_NAME(gemm_sums)
+#define gemm_sums_last CPU_NAME(gemm_sums_last)
+#define gemm_finish    CPU_NAME(gemm_finish)
+#define gemm_block     CPU_NAME(gemm_block)
+#define gemm_run       CPU_NAME(gemm_run)
 
 /* What a matrix product of two activations is. */
 #define ELEMENT_KIND (CPU_HAS_BF16 ? CPU_BF16 : CPU_FP32)
@@ -74,7 +75,7 @@ struct gemm_piece {
     int64_t a_stride;   /* bytes */
     const float *b;     /* [words, width] */
     int64_t k, width;   /* terms, at most GEMM_BLOCK words; a multiple of LANES, at most GEMM_PANEL */
-    bool add;           /* to what is there */
+    const float *from;  /* what it is added to, rows as those of c; may be c; NULL: zeros */
     const float *ahead; /* what of b to bring nearer meanwhile, and how much; not looked at when 0 */
     int64_t ahead_words;
     const float *row_scale, *row_min; /* int8: of the first row; the next row's are row_step further */
@@ -103,8 +104,13 @@ static inline int64_t gemm_width(int64_t n, int64_t panel) {
     return left < GEMM_PANEL ? left : GEMM_PANEL;
 }
 
-/* c [rows, width] with rows of c_stride = (add ? c : 0) + the piece. */
+/* c [rows, width] with rows of c_stride = from + the piece. */
 void gemm_sums(float *c, int64_t c_stride, const struct gemm_piece *p, int64_t rows);
+
+/* The same for the last terms of rows [row, row + rows) and columns [column, column + width) of the product,
+ * which are finished tile by tile: many writes in one go would wait for memory. */
+void gemm_sums_last(const struct gemm *g, float *c, int64_t c_stride, const struct gemm_piece *p, int64_t row,
+                    int64_t rows, int64_t column);
 
 /* Writes rows [row, row + rows) and columns [column, column + width) of the product, from their sums c. */
 void gemm_finish(const struct gemm *g, const float *c, int64_t c_stride, int64_t row, int64_t rows,

@@ -25,7 +25,7 @@ enum {
     CPU_ALONE_FLOP =
         1 << 20,           /* an operation of less is done, by one thread, before another would have begun */
     CPU_ELEMENT_FLOP = 8,  /* what an element of a normalisation, a copy or a sum counts */
-    CPU_PAIRS = 36,        /* of rows that one tile of conv_pairs makes, at most */
+    CPU_PAIRS = 48,        /* of rows that one tile of conv_pairs makes, at most */
     CPU_CONV_TOKENS = 208, /* that one tile of an int8 convolution reads, at most */
     CPU_INT8_TERMS_MAX = 1 << 16, /* of a product in int8: 127 * 255 times as many is below 2^31 */
 };
@@ -53,6 +53,7 @@ struct kernels_device {
     uint8_t *quantized, *conv_quantized;
     float *row_scale, *row_min;           /* [tokens_max] */
     float *conv_row_scale, *conv_row_min; /* [threads, CPU_CONV_TOKENS] */
+    float *group_scale, *group_min;       /* of pos_conv: [clips_max, at most hidden groups] */
     int64_t quantized_bytes;              /* of a row of the widest activation */
 };
 
@@ -61,12 +62,12 @@ struct kernels_device {
 struct cpu_packed {
     const struct kernels *ops; /* the instruction set whose layout this is */
     enum cpu_kind kind;
-    bool pairs;          /* a convolution as conv_pairs.h does it; k is then that of one matrix of four */
+    bool pairs;          /* a convolution as conv_pairs.h does it */
     int64_t k, n;        /* of one group's matrix; int8: k with the padding of each tap's channels */
     float *matrix;       /* words */
     float *column_scale; /* int8: [out]; else NULL */
-    float *column_sums; /* int8: [taps, or matrices of pairs; out to the next multiple of lanes]; else NULL */
-    float *bias;        /* [out], zeros where there is none */
+    float *column_sums;  /* int8: [taps; out to the next multiple of lanes]; else NULL */
+    float *bias;         /* [out], zeros where there is none */
     float *norm_weight, *norm_bias;   /* [out]; NULL where there is none; of a LAYER_NORM, its own */
     float *input_scale, *input_shift; /* [in]; NULL where there is none */
 };
@@ -83,7 +84,8 @@ static inline int64_t cpu_divide_up(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
-/* Scratch of conv_pairs for inputs of so many channels: two operands of five in fp32, or five in bytes. */
+/* Scratch of conv_pairs for inputs of so many channels: two operands of five in fp32, or five in bytes with
+ * three scales and minima for each pair. */
 static inline size_t cpu_pairs_bytes(int64_t channels) {
     return CPU_PAIRS * (8 * (size_t)channels + 64);
 }

@@ -6,25 +6,28 @@
 #include "kernels/cpu/conv_pairs.h"
 #include "kernels/cpu/gemm.h"
 
-enum { PAIR_TAPS = CONV_PAIRS_MATRICES - 1 };
+enum { PAIR_TAPS = 3 }; /* of a spec's weight that conv_pairs takes */
 
 /* What the matrix of a weight looks like: `groups` times [k, n], k = taps * in. */
 struct shape {
     enum cpu_kind kind;
-    bool pairs; /* the groups are those of conv_pairs.h, of one tap each */
+    bool pairs;    /* the taps are those of conv_pairs.h */
+    bool pos_conv; /* whose column sums are those of all taps before one */
     int64_t groups, in, taps, k, n;
-    int64_t tap_terms; /* int8: of one tap, padded to whole words; else in */
+    int64_t tap_terms; /* of one tap; padded to whole words for int8 and pairs */
 };
 
-/* fp32 where a layer reads fp32: the samples, and what is pooled. The positional convolution is a small part
- * of the work, and what it adds to stays to the end: no int8 there. */
+/* fp32 where a layer reads fp32: the samples, and what is pooled. int8 where sums cannot overflow, and where
+ * each tap of a positional convolution is made of whole words of what it reads. */
 static enum cpu_kind choose_kind(const struct kernels_device *d, const struct kernels_weight_spec *s) {
     if (s->is_head || (s->kind == KERNELS_CONV && s->in == 1) || d->precision == KERNELS_FP32)
         return CPU_FP32;
 #if CPU_HAS_INT8
-    const int64_t taps = s->kind == KERNELS_CONV ? s->kernel : 1;
-    if (d->precision == KERNELS_INT8 && s->kind != KERNELS_POS_CONV && taps < CPU_CONV_TOKENS &&
-        taps * s->in <= CPU_INT8_TERMS_MAX)
+    const bool pos_conv = s->kind == KERNELS_POS_CONV;
+    const int64_t taps = s->kind == KERNELS_CONV || pos_conv ? s->kernel : 1;
+    const int64_t in = pos_conv ? s->in / s->groups : s->in;
+    const bool fits = pos_conv ? in % 4 == 0 && !s->has_input_affine : taps < CPU_CONV_TOKENS;
+    if (d->precision == KERNELS_INT8 && fits && taps * in <= CPU_INT8_TERMS_MAX)
         return CPU_INT8;
 #endif
 #if CPU_HAS_BF16
@@ -42,11 +45,11 @@ static struct shape find_shape(const struct kernels_device *d, const struct kern
     m.in = s->in / m.groups;
     m.n = s->out / m.groups;
     m.pairs = conv_pairs_fit(s);
-    if (m.pairs) {
-        m.groups = CONV_PAIRS_MATRICES;
-        m.taps = 1;
-    }
-    m.tap_terms = m.kind == CPU_INT8 ? cpu_divide_up(m.in, 4) * 4 : m.in;
+    m.pos_conv = s->kind == KERNELS_POS_CONV;
+    if (m.pairs)
+        m.taps = CONV_PAIRS_TAPS;
+    const int64_t terms = m.kind == CPU_INT8 || m.pairs ? gemm_terms(m.kind) : 1;
+    m.tap_terms = cpu_divide_up(m.in, terms) * terms;
     m.k = m.tap_terms * m.taps;
     if (s->kind == KERNELS_LAYER_NORM)
         m.groups = 0;
@@ -55,6 +58,11 @@ static struct shape find_shape(const struct kernels_device *d, const struct kern
 
 static int64_t pad_columns(int64_t n) {
     return cpu_divide_up(n, LANES) * LANES;
+}
+
+/* Rows of column sums that each group has. */
+static int64_t count_sums(const struct shape *m) {
+    return m->pos_conv ? m->taps + 1 : m->taps;
 }
 
 static void layout(struct cpu_packed *p, const struct kernels_device *d, const struct kernels_weight_spec *s,
@@ -70,7 +78,7 @@ static void layout(struct cpu_packed *p, const struct kernels_device *d, const s
     p->matrix = arena_alloc(a, (size_t)(m.groups * gemm_packed_words(m.kind, m.k, m.n)), sizeof(word));
     p->column_scale = int8 ? arena_alloc(a, out, sizeof(float)) : NULL;
     p->column_sums =
-        int8 ? arena_alloc(a, (size_t)(m.groups * m.taps * pad_columns(m.n)), sizeof(float)) : NULL;
+        int8 ? arena_alloc(a, (size_t)(m.groups * count_sums(&m) * pad_columns(m.n)), sizeof(float)) : NULL;
     p->bias = arena_alloc(a, out, sizeof(float));
     p->norm_weight = norm ? arena_alloc(a, out, sizeof(float)) : NULL;
     p->norm_bias = norm ? arena_alloc(a, out, sizeof(float)) : NULL;
@@ -116,9 +124,9 @@ ALWAYS_INLINE void put_term(enum cpu_kind kind, float *column, int64_t width, in
     }
 }
 
-/* The number of one channel's taps that is in a matrix of conv_pairs. */
-ALWAYS_INLINE float pair_weight(const float *taps, int64_t matrix) {
-    return matrix < PAIR_TAPS ? taps[matrix] : taps[0] + taps[PAIR_TAPS - 1];
+/* What one channel's taps give for a tap of conv_pairs. */
+ALWAYS_INLINE float pair_weight(const float *taps, int64_t tap) {
+    return tap > 0 ? taps[tap - 1] : taps[0] + taps[PAIR_TAPS - 1];
 }
 
 /* Channels [in, in + count) of all taps of one panel: [out, in, taps] becomes [taps, in, out]. */
@@ -142,59 +150,73 @@ ALWAYS_INLINE void pack_strip(enum cpu_kind kind, const struct job *j, float *to
     }
 }
 
-/* The same for conv_pairs: matrix t is tap t, and the last the sum of the outer ones. */
-ALWAYS_INLINE void pack_pairs_strip(enum cpu_kind kind, const struct job *j, float *to, int64_t matrix,
-                                    int64_t panel, int64_t in, int64_t count) {
+/* The same for conv_pairs. */
+ALWAYS_INLINE void pack_pairs_strip(enum cpu_kind kind, const struct job *j, float *to, int64_t panel,
+                                    int64_t in, int64_t count) {
     const struct shape *m = &j->shape;
     const int64_t width = gemm_width(m->n, panel), columns = cpu_min(width, m->n - panel * GEMM_PANEL);
-    for (int64_t o = 0; o < columns; o++) {
-        const int64_t column = panel * GEMM_PANEL + o;
-        const float *from = j->spec->weight[0] + (column * m->in + in) * PAIR_TAPS;
-        const float scale = kind == CPU_INT8 ? j->packed->column_scale[column] : 0.0f;
-        for (int64_t i = 0; i < count; i++, from += PAIR_TAPS)
-            put_term(kind, to + o, width, in + i, pair_weight(from, matrix), scale > 0 ? 1.0f / scale : 0.0f);
+    for (int64_t tap = 0; tap < m->taps; tap++) {
+        for (int64_t o = 0; o < columns; o++) {
+            const int64_t column = panel * GEMM_PANEL + o;
+            const float *from = j->spec->weight[0] + (column * m->in + in) * PAIR_TAPS;
+            const float scale = kind == CPU_INT8 ? j->packed->column_scale[column] : 0.0f;
+            const float inverse = scale > 0 ? 1.0f / scale : 0.0f;
+            for (int64_t i = 0; i < count; i++, from += PAIR_TAPS)
+                put_term(kind, to + o, width, tap * m->tap_terms + in + i, pair_weight(from, tap), inverse);
+        }
     }
 }
 
-/* int8: the scale that takes each column's largest number to 127, of all matrices of conv_pairs together.
- * Before any panel is packed. */
-static void find_scales(void *arg, int64_t panel, int thread) {
+/* int8: the scale that takes each column's largest number to 127, of all taps of conv_pairs together. Before
+ * any panel is packed. */
+static void find_scales(void *arg, int64_t index, int thread) {
     const struct job *j = arg;
     const struct shape *m = &j->shape;
+    const int64_t first = index % j->panels * GEMM_PANEL;
     (void)thread;
-    for (int64_t o = panel * GEMM_PANEL; o < cpu_min(m->n, (panel + 1) * GEMM_PANEL); o++) {
+    for (int64_t o = first; o < cpu_min(m->n, first + GEMM_PANEL); o++) {
         const int64_t count = m->in * (m->pairs ? PAIR_TAPS : m->taps);
-        const float *row = m->pairs ? j->spec->weight[0] + o * count : find_row(j, o);
+        const int64_t column = index / j->panels * m->n + o;
+        const float *row = m->pairs ? j->spec->weight[0] + column * count : find_row(j, column);
         float largest = 0.0f;
         for (int64_t i = 0; i < count; i++)
             largest = fmaxf(largest, fabsf(row[i]));
         for (int64_t i = 0; m->pairs && i < count; i += PAIR_TAPS)
-            largest = fmaxf(largest, fabsf(pair_weight(row + i, PAIR_TAPS)));
-        j->packed->column_scale[o] = largest / 127.0f;
+            largest = fmaxf(largest, fabsf(pair_weight(row + i, 0)));
+        j->packed->column_scale[column] = largest / 127.0f;
     }
 }
 
-/* int8: what each tap's terms of a column add up to, before the scale. */
+/* int8: what each tap's terms of a column add up to, before the scale; as conv_pairs.h and pos_conv want
+ * them.
+ */
 static void find_sums(const struct job *j, const float *panel_words, int64_t group, int64_t panel) {
     const struct shape *m = &j->shape;
-    const int64_t width = gemm_width(m->n, panel), words = m->tap_terms / 4;
-    for (int64_t tap = 0; tap < m->taps; tap++) {
+    const int64_t width = gemm_width(m->n, panel), words = m->tap_terms / 4, row = pad_columns(m->n);
+    float *to = j->packed->column_sums + group * count_sums(m) * row + panel * GEMM_PANEL;
+    int32_t before[GEMM_PANEL] = {0};
+    for (int64_t tap = 0; tap < m->taps; tap++, to += row) {
         int32_t sum[GEMM_PANEL] = {0};
         for (int64_t w = tap * words; w < (tap + 1) * words; w++) {
-            const int8_t *row = (const int8_t *)(const void *)(panel_words + w * width);
+            const int8_t *from = (const int8_t *)(const void *)(panel_words + w * width);
             for (int64_t o = 0; o < width; o++)
-                sum[o] += row[4 * o] + row[4 * o + 1] + row[4 * o + 2] + row[4 * o + 3];
+                sum[o] += from[4 * o] + from[4 * o + 1] + from[4 * o + 2] + from[4 * o + 3];
         }
-        float *to = j->packed->column_sums + (group * m->taps + tap) * pad_columns(m->n) + panel * GEMM_PANEL;
-        for (int64_t o = 0; o < width; o++)
-            to[o] = (float)sum[o];
+        for (int64_t o = 0; o < width; o++) {
+            to[o] = (float)(m->pos_conv ? before[o] : sum[o]);
+            if (m->pairs && tap > 1) /* w1 is summed with w0, and w2 with w1 */
+                to[o - row] += (float)sum[o];
+            before[o] += sum[o];
+        }
     }
+    for (int64_t o = 0; m->pos_conv && o < width; o++)
+        to[o] = (float)before[o];
 }
 
 ALWAYS_INLINE void pack_any(enum cpu_kind kind, const struct job *j, float *to, int64_t group, int64_t panel,
                             int64_t in, int64_t count) {
     if (j->shape.pairs)
-        pack_pairs_strip(kind, j, to, group, panel, in, count);
+        pack_pairs_strip(kind, j, to, panel, in, count);
     else
         pack_strip(kind, j, to, group, panel, in, count);
 }
@@ -248,7 +270,7 @@ void CPU_NAME(pack)(struct kernels_device *d, struct kernels_weight *w, const st
     j.panels = cpu_divide_up(j.shape.n, GEMM_PANEL);
     if (p->column_scale) {
         memset(p->column_scale, 0, ((size_t)s->out + CPU_LANES_MAX) * sizeof(float));
-        team_for(d->team, j.panels, find_scales, &j);
+        team_for(d->team, j.shape.groups * j.panels, find_scales, &j);
     }
     team_for(d->team, j.shape.groups * j.panels, pack_panel, &j);
 

@@ -1,9 +1,11 @@
 /* The positional convolution: for each group of channels a matrix product over windows that overlap by all
  * but one row. */
 #include <assert.h>
+#include <math.h>
 #include <string.h>
 
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/quantize.h"
 
 struct job {
     struct kernels_device *device;
@@ -13,6 +15,8 @@ struct job {
     enum kernels_activation act;
     const struct batch *batch;
     int64_t blocks, in, out; /* channels of one group */
+    enum cpu_kind kind;
+    int64_t element_bytes; /* of a window */
 };
 
 /* to [rows, in] = rows [first, first + rows) of a clip of n tokens, one group of channels of x; zeros
@@ -34,31 +38,97 @@ static void copy_window(const struct job *j, element *to, const element *x, int6
     }
 }
 
-/* Adds taps [tap, tap + taps) to the sums of one panel; `from` and `end` are the taps, counted from `tap`,
- * that meet any row of the clip. The others would add zeros, so leaving them out changes no bit. */
-static void add_taps(const struct job *j, float *sums, const element *window, const float *b, int64_t taps,
-                     int64_t rows, int64_t width, int64_t from, int64_t end) {
-    const enum cpu_kind kind = ((const struct cpu_packed *)j->w->packed)->kind;
-    const int64_t terms = gemm_terms(kind), k = taps * j->in, words = gemm_words(kind, k);
+#if CPU_HAS_INT8
+/* copy_window of bytes, which lie where the numbers do. */
+static void copy_bytes(const struct job *j, uint8_t *to, const uint8_t *x, uint8_t zero, int64_t group,
+                       int64_t n, int64_t first, int64_t rows) {
+    for (int64_t r = 0; r < rows; r++, to += j->in) {
+        if (first + r < 0 || first + r >= n)
+            memset(to, zero, (size_t)j->in);
+        else
+            memcpy(to, x + (first + r) * j->w->in + group * j->in, (size_t)j->in);
+    }
+}
+
+/* One group of one clip, with one scale: its rows are read together. */
+static void quantize_group(void *arg, int64_t index, int thread) {
+    const struct job *j = arg;
+    const struct batch *b = j->batch;
+    struct kernels_device *d = j->device;
+    const int64_t clip = index / j->w->groups, first = b->cu_tokens[clip];
+    const int64_t at = first * j->w->in + index % j->w->groups * j->in;
+    (void)thread;
+    quantize_together(d->quantized + at, d->group_scale + index, d->group_min + index, j->x + at, j->w->in,
+                      b->cu_tokens[clip + 1] - first, j->in);
+}
+#endif
+
+/* What one tile works on: rows [first, first + rows) of a clip, one group, one panel. */
+struct tile {
+    int64_t clip, group, panel, width, tokens, first, rows;
+    const element *x; /* of the clip */
+    char *window;
+    float *sums;
+    const float *scale, *min; /* int8: of the group */
+};
+
+/* The window of taps [tap, tap + taps): from the first row that they read on. */
+static void fill_window(const struct job *j, const struct tile *t, int64_t tap, int64_t taps) {
+    const int64_t first = t->first + tap - j->w->kernel / 2, rows = t->rows + taps - 1;
+#if CPU_HAS_INT8
+    if (j->kind == CPU_INT8) {
+        const uint8_t zero = *t->scale > 0 ? (uint8_t)lrintf(-*t->min / *t->scale) : 0;
+        copy_bytes(j, (uint8_t *)t->window, j->device->quantized + j->batch->cu_tokens[t->clip] * j->w->in,
+                   zero, t->group, t->tokens, first, rows);
+        return;
+    }
+#endif
+    copy_window(j, (element *)(void *)t->window, t->x, t->group, t->tokens, first, rows);
+}
+
+/* Adds taps [tap, tap + taps) to the sums, as far as they meet any row of the clip: the others would add
+ * zeros. In fp32 and bf16 leaving them out changes no bit; in int8 it is the clip's cut into tiles that
+ * decides on them, which depends on the clip alone. */
+static void add_taps(const struct job *j, const struct tile *t, int64_t tap, int64_t taps) {
+    const struct cpu_packed *p = j->w->packed;
+    const int64_t terms = gemm_terms(j->kind), k = taps * j->in, words = gemm_words(j->kind, k);
     const int64_t blocks = cpu_divide_up(words, GEMM_BLOCK);
-    from = from * j->in / terms;
-    end = gemm_words(kind, end * j->in);
+    const int64_t row = t->first + tap - j->w->kernel / 2; /* the window's first */
+    const int64_t from = row + t->rows > 0 ? 0 : 1 - row - t->rows, end = cpu_min(taps, t->tokens - row);
+    const float *b = p->matrix + t->group * gemm_packed_words(j->kind, p->k, p->n) +
+                     t->panel * GEMM_PANEL * gemm_words(j->kind, p->k) +
+                     gemm_words(j->kind, tap * j->in) * t->width;
+    float column_sums[GEMM_PANEL];
+    if (from >= end)
+        return;
+    if (j->kind == CPU_INT8) {
+        const int64_t padded = cpu_divide_up(p->n, LANES) * LANES;
+        const float *before =
+            p->column_sums + (t->group * (j->w->kernel + 1) + tap) * padded + t->panel * GEMM_PANEL;
+        for (int64_t o = 0; o < t->width; o++)
+            column_sums[o] = before[end * padded + o] - before[from * padded + o];
+    }
+    bool is_first = true;
     for (int64_t i = 0; i < blocks; i++) {
         int64_t first = i * words / blocks, last = (i + 1) * words / blocks;
-        first = first < from ? from : first;
-        last = cpu_min(last, end);
+        first = first < from * j->in / terms ? from * j->in / terms : first;
+        last = cpu_min(last, gemm_words(j->kind, end * j->in));
         if (first >= last)
             continue;
-        const struct gemm_piece piece = {.kind = kind,
-                                         .a = window + first * terms,
-                                         .a_stride = j->in * (int64_t)sizeof(element),
-                                         .b = b + first * width,
+        const struct gemm_piece piece = {.kind = j->kind,
+                                         .a = t->window + first * (int64_t)sizeof(word),
+                                         .a_stride = j->in * j->element_bytes,
+                                         .b = b + first * t->width,
                                          .k = cpu_min((last - first) * terms, k - first * terms),
-                                         .width = width,
-                                         .add = true,
-                                         .ahead = b + last * width,
-                                         .ahead_words = (last - first) * width};
-        gemm_sums(sums, GEMM_PANEL, &piece, rows);
+                                         .width = t->width,
+                                         .from = t->sums,
+                                         .ahead = b + last * t->width,
+                                         .ahead_words = (last - first) * t->width,
+                                         .row_scale = t->scale,
+                                         .row_min = t->min,
+                                         .column_sums = is_first && j->kind == CPU_INT8 ? column_sums : NULL};
+        gemm_sums(t->sums, GEMM_PANEL, &piece, t->rows);
+        is_first = false;
     }
 }
 
@@ -70,33 +140,35 @@ static void run_tile(void *arg, int64_t index, int thread) {
     if (block.count == 0)
         return;
     const int64_t group = index / j->blocks, row = j->batch->cu_tokens[block.clip];
-    const int64_t n = j->batch->cu_tokens[block.clip + 1] - row;
-    const element *x = j->x + row * w->in;
-    const float *matrix = p->matrix + group * gemm_packed_words(p->kind, p->k, p->n);
+    struct tile t = {.clip = block.clip,
+                     .group = group,
+                     .tokens = j->batch->cu_tokens[block.clip + 1] - row,
+                     .first = block.first,
+                     .rows = block.count,
+                     .x = j->x + row * w->in,
+                     .window = (char *)(j->device->windows + (size_t)thread * j->device->windows_floats),
+                     .sums = cpu_sums(j->device, thread)};
     const struct gemm g = {.n = p->n,
                            .y = j->y + row * w->out + group * j->out,
                            .y_stride = w->out,
+                           .scale = p->column_scale ? p->column_scale + group * j->out : NULL,
                            .bias = p->bias + group * j->out,
-                           .residual = x + group * j->out,
+                           .residual = t.x + group * j->out,
                            .act = j->act};
-    float *sums = cpu_sums(j->device, thread);
-    element *window = (element *)(void *)(j->device->windows + (size_t)thread * j->device->windows_floats);
-
-    for (int64_t panel = 0; panel * GEMM_PANEL < p->n; panel++) {
-        const int64_t width = gemm_width(p->n, panel);
-        memset(sums, 0, (size_t)(block.count * GEMM_PANEL) * sizeof *sums);
+    if (j->kind == CPU_INT8) {
+        t.scale = j->device->group_scale + block.clip * w->groups + group;
+        t.min = j->device->group_min + block.clip * w->groups + group;
+    }
+    for (; t.panel * GEMM_PANEL < p->n; t.panel++) {
+        t.width = gemm_width(p->n, t.panel);
+        memset(t.sums, 0, (size_t)(t.rows * GEMM_PANEL) * sizeof *t.sums);
         for (int64_t tap = 0; tap < w->kernel; tap += CPU_POS_CONV_TAPS) {
             const int64_t taps = cpu_min(CPU_POS_CONV_TAPS, w->kernel - tap);
-            const int64_t first = block.first + tap - w->kernel / 2; /* the window's first row */
-            const int64_t from = -first - (block.count - 1), end = cpu_min(taps, n - first);
-            if (panel == 0 || w->kernel > CPU_POS_CONV_TAPS)
-                copy_window(j, window, x, group, n, first, block.count + taps - 1);
-            add_taps(j, sums, window,
-                     matrix + panel * GEMM_PANEL * gemm_words(p->kind, p->k) +
-                         gemm_words(p->kind, tap * j->in) * width,
-                     taps, block.count, width, from < 0 ? 0 : from, end);
+            if (t.panel == 0 || w->kernel > CPU_POS_CONV_TAPS)
+                fill_window(j, &t, tap, taps);
+            add_taps(j, &t, tap, taps);
         }
-        gemm_finish(&g, sums, GEMM_PANEL, block.first, block.count, panel * GEMM_PANEL, width);
+        gemm_finish(&g, t.sums, GEMM_PANEL, t.first, t.rows, t.panel * GEMM_PANEL, t.width);
     }
 }
 
@@ -105,8 +177,15 @@ void CPU_NAME(pos_conv)(struct kernels_device *d, void *y, const void *x, const 
     struct job j = {.device = d, .w = w, .y = y, .x = x, .act = act, .batch = b};
     const struct cpu_packed *p = w->packed;
     assert(p->ops == d->ops);
+    j.kind = p->kind;
+    j.element_bytes = p->kind == CPU_INT8 ? 1 : (int64_t)sizeof(element);
     j.blocks = cpu_count_blocks(b, CPU_POS_CONV_ROWS);
     j.in = w->in / w->groups;
     j.out = w->out / w->groups;
+#if CPU_HAS_INT8
+    if (p->kind == CPU_INT8)
+        cpu_for(d, (int64_t)b->clips * w->groups, CPU_ELEMENT_FLOP * batch_tokens(b) * w->in, quantize_group,
+                &j);
+#endif
     cpu_for(d, j.blocks * w->groups, 2 * batch_tokens(b) * w->out * p->k, run_tile, &j);
 }

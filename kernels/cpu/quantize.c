@@ -2,113 +2,177 @@
 
 #if CPU_HAS_INT8
 
-#include <math.h>
+enum {
+    ROWS = 16, /* of one tile */
+    EACH = 32, /* numbers that are taken together */
+};
 
-enum { ROWS = 16 }; /* of one tile */
+/* A sum above this one has its nearest integer in the low bits: 1.5 * 2^23. */
+#define ROUND 12582912.0f
 
-/* Numbers i .. of a, or of a - b. */
-ALWAYS_INLINE vf load(const element *a, const element *b, int64_t i) {
-    const vf v = element_load(a + i);
-    return b ? v - element_load(b + i) : v;
-}
+/* Bytes from the least to the greatest number, a little less than 255, and what is added before the byte of
+ * zero is rounded: with both, no rounding takes a byte below 0 or above 255. */
+#define STEPS 254.99f
+#define SLACK 0.002f
 
-ALWAYS_INLINE vf load_first(const element *a, const element *b, int64_t i, int n) {
-    const vf v = element_load_first(a + i, n);
-    return b ? v - element_load_first(b + i, n) : v;
-}
-
-ALWAYS_INLINE void find_range(const element *a, const element *b, int64_t n, float *lowest, float *highest) {
-    const int rest = (int)(n % LANES);
-    vf low[2] = {v_set(INFINITY), v_set(INFINITY)}, high[2] = {v_set(-INFINITY), v_set(-INFINITY)};
-    int64_t i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
-        UNROLL
-        for (int j = 0; j < 2; j++) {
-            const vf v = load(a, b, i + j * LANES);
-            low[j] = v_min(low[j], v);
-            high[j] = v_max(high[j], v);
-        }
-    }
-    for (; i < n; i += LANES) {
-        const float any = element_get(a[0]) - (b ? element_get(b[0]) : 0.0f);
-        const vf v =
-            i + LANES <= n ? load(a, b, i) : v_select(v_first(rest), load_first(a, b, i, rest), v_set(any));
-        low[0] = v_min(low[0], v);
-        high[0] = v_max(high[0], v);
-    }
-    *lowest = -v_highest(v_zero() - v_min(low[0], low[1]));
-    *highest = v_highest(v_max(high[0], high[1]));
-}
+/* EACH numbers as fp32: of bf16 those with even and those with odd places, else the first and second half. */
+struct numbers {
+    vf a, b;
+};
 
 #if CPU_HAS_BF16
-/* bf16 as integers in the same order, and back. */
-ALWAYS_INLINE __m512i order(__m512i x) {
-    return _mm512_xor_si512(x, _mm512_srli_epi16(_mm512_srai_epi16(x, 15), 1));
+ALWAYS_INLINE struct numbers widen(__m512i x) {
+    return (struct numbers){(vf)_mm512_slli_epi32(x, 16), (vf)((vi)x & (vi)_mm512_set1_epi32(-65536))};
 }
 
-ALWAYS_INLINE float of_order(uint32_t x) {
-    return element_get((element)(x & 0x8000 ? x ^ 0x7fff : x));
+ALWAYS_INLINE struct numbers load(const element *p) {
+    return widen(_mm512_loadu_si512(p));
 }
 
-ALWAYS_INLINE __m128i fold(__m512i x, bool least) {
-    const __m256i a = _mm512_castsi512_si256(x), b = _mm512_extracti64x4_epi64(x, 1);
-    const __m256i h = least ? _mm256_min_epi16(a, b) : _mm256_max_epi16(a, b);
-    const __m128i c = _mm256_castsi256_si128(h), d = _mm256_extracti128_si256(h, 1);
-    return least ? _mm_min_epi16(c, d) : _mm_max_epi16(c, d);
+ALWAYS_INLINE struct numbers load_first(const element *p, int n) {
+    return widen(_mm512_maskz_loadu_epi16((__mmask32)((1u << n) - 1), p));
 }
 
-/* find_range of a row of bf16, 32 numbers at a time. */
-ALWAYS_INLINE void find_range_bf16(const element *x, int64_t n, float *lowest, float *highest) {
-    const __m512i any = _mm512_set1_epi16((short)x[0]);
-    __m512i low = order(any), high = low;
-    for (int64_t i = 0; i < n; i += 32) {
-        const __mmask32 mask = n - i < 32 ? (__mmask32)((1u << (n - i)) - 1) : (__mmask32)-1;
-        const __m512i v = order(_mm512_mask_loadu_epi16(any, mask, x + i));
-        low = _mm512_min_epi16(low, v);
-        high = _mm512_max_epi16(high, v);
-    }
-    /* There is an instruction for the least of eight unsigned numbers. */
-    const __m128i l = _mm_xor_si128(fold(low, true), _mm_set1_epi16((short)0x8000));
-    const __m128i h = _mm_sub_epi16(_mm_set1_epi16(0x7fff), fold(high, false));
-    *lowest = of_order(((uint32_t)_mm_cvtsi128_si32(_mm_minpos_epu16(l)) & 0xffff) ^ 0x8000);
-    *highest = of_order((0x7fff - (uint32_t)_mm_cvtsi128_si32(_mm_minpos_epu16(h))) & 0xffff);
+/* The low bytes of EACH sums. */
+ALWAYS_INLINE __m256i take_bytes(struct numbers y) {
+    const vi low = (vi){0} + 0xff;
+    return _mm512_cvtepi32_epi16((__m512i)(((vi)y.a & low) | ((vi)y.b << 8 & ~low)));
+}
+#else
+ALWAYS_INLINE struct numbers load(const element *p) {
+    return (struct numbers){v_load(p), v_load(p + LANES)};
+}
+
+ALWAYS_INLINE struct numbers load_first(const element *p, int n) {
+    if (n < LANES)
+        return (struct numbers){v_load_first(p, n), v_zero()};
+    return (struct numbers){v_load(p), v_load_first(p + LANES, n - LANES)};
+}
+
+ALWAYS_INLINE __m256i take_bytes(struct numbers y) {
+    return _mm256_set_m128i(_mm512_cvtepi32_epi8((__m512i)y.b), _mm512_cvtepi32_epi8((__m512i)y.a));
 }
 #endif
 
-ALWAYS_INLINE void quantize(uint8_t *to, float *scale, float *min, const element *a, const element *b,
-                            int64_t n) {
-    float lowest, highest;
-#if CPU_HAS_BF16
+/* Numbers i .. of a, or of a - b; `n` of them, zeros behind. */
+ALWAYS_INLINE struct numbers take(const element *a, const element *b, int64_t i, int64_t n) {
+    const struct numbers x = n >= EACH ? load(a + i) : load_first(a + i, (int)n);
     if (!b)
-        find_range_bf16(a, n, &lowest, &highest);
-    else
-#endif
-        find_range(a, b, n, &lowest, &highest);
-    const float range = highest - lowest;
-    const vf factor = v_set(range > 0 ? 255.0f / range : 0.0f), least = v_set(lowest);
-    const int rest = (int)(n % LANES);
+        return x;
+    const struct numbers y = n >= EACH ? load(b + i) : load_first(b + i, (int)n);
+    return (struct numbers){x.a - y.a, x.b - y.b};
+}
+
+/* Of numbers as integers the signed maximum is the greatest one, where one is positive, and the unsigned
+ * maximum the least one, where one is negative. That takes half the time of comparing numbers, and what is no
+ * number comes out on top. */
+struct range {
+    __m512i high, low;
+};
+
+ALWAYS_INLINE struct range widen_range(struct range r, struct numbers x) {
+    r.high = _mm512_max_epi32(_mm512_max_epi32(r.high, (__m512i)x.a), (__m512i)x.b);
+    r.low = _mm512_max_epu32(_mm512_max_epu32(r.low, (__m512i)x.a), (__m512i)x.b);
+    return r;
+}
+
+ALWAYS_INLINE __m128i fold(__m512i x) {
+    const __m256i half = _mm256_max_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
+    const __m128i v = _mm_max_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    return _mm_max_epi32(v, _mm_unpackhi_epi64(v, v));
+}
+
+/* The greatest number and the least one without its sign; 0 where there is none on that side. */
+ALWAYS_INLINE void find_range(const element *a, const element *b, int64_t n, float *highest, float *lowest) {
+    const __m512i sign = _mm512_set1_epi32(INT32_MIN);
+    struct range r = {_mm512_setzero_si512(), sign};
     int64_t i = 0;
-    *min = lowest;
-    *scale = range > 0 ? range / 255.0f : 0.0f;
-    for (; i + LANES <= n; i += LANES) {
-        const __m512i q = _mm512_cvtps_epi32((__m512)((load(a, b, i) - least) * factor));
-        _mm_storeu_si128((__m128i *)(void *)(to + i), _mm512_cvtusepi32_epi8(q));
+#if CPU_HAS_BF16
+    if (!b) {
+        __m512i high = _mm512_setzero_si512(), low = _mm512_set1_epi16(INT16_MIN);
+        for (; i + EACH <= n; i += EACH) {
+            const __m512i x = _mm512_loadu_si512(a + i);
+            high = _mm512_max_epi16(high, x);
+            low = _mm512_max_epu16(low, x);
+        }
+        const struct numbers h = widen(high), l = widen(low);
+        r.high = _mm512_max_epi32((__m512i)h.a, (__m512i)h.b);
+        r.low = _mm512_max_epu32((__m512i)l.a, (__m512i)l.b);
     }
-    if (rest) {
-        const __m512i q = _mm512_cvtps_epi32((__m512)((load_first(a, b, i, rest) - least) * factor));
-        _mm_mask_storeu_epi8(to + i, (__mmask16)((1u << rest) - 1), _mm512_cvtusepi32_epi8(q));
+#endif
+    for (; i < n; i += EACH)
+        r = widen_range(r, take(a, b, i, n - i));
+    const __m128i high = fold(r.high), low = fold(_mm512_xor_si512(r.low, sign));
+    const __m128 both = (__m128)_mm_max_epi32(_mm_unpacklo_epi64(high, low),
+                                              _mm_shuffle_epi32(_mm_unpacklo_epi64(high, low), 0xb1));
+    *highest = both[0];
+    *lowest = both[2];
+}
+
+/* The greater of two numbers without sign. */
+ALWAYS_INLINE float find_higher(float a, float b) {
+    return ((__m128)_mm_max_epi32((__m128i)_mm_set_ss(a), (__m128i)_mm_set_ss(b)))[0];
+}
+
+/* What a row is multiplied by and added to before its bytes are the low ones. */
+struct line {
+    vf factor, zero;
+};
+
+ALWAYS_INLINE struct line find_line(float high, float low, float *scale, float *min) {
+    const float range = high + low, factor = range > 0 ? STEPS / range : 0.0f;
+    const float zero = low * factor + SLACK + ROUND; /* of which the low bits are the byte of 0 */
+    *scale = range * (1.0f / STEPS);
+    *min = (ROUND - zero) * *scale;
+    return (struct line){v_set(factor), v_set(zero)};
+}
+
+ALWAYS_INLINE void quantize(uint8_t *to, struct line l, const element *a, const element *b, int64_t n) {
+    int64_t i = 0;
+    for (; i + EACH <= n; i += EACH) {
+        const struct numbers x = take(a, b, i, EACH);
+        const struct numbers y = {v_fma(x.a, l.factor, l.zero), v_fma(x.b, l.factor, l.zero)};
+        _mm256_storeu_si256((__m256i *)(void *)(to + i), take_bytes(y));
+    }
+    if (i < n) {
+        const struct numbers x = take(a, b, i, n - i);
+        const struct numbers y = {v_fma(x.a, l.factor, l.zero), v_fma(x.b, l.factor, l.zero)};
+        _mm256_mask_storeu_epi8(to + i, (__mmask32)((1u << (n - i)) - 1), take_bytes(y));
     }
     for (i = n; i < quantize_count_bytes(n); i++)
         to[i] = 0;
 }
 
 void quantize_row(uint8_t *to, float *scale, float *min, const element *x, int64_t n) {
-    quantize(to, scale, min, x, NULL, n);
+    float high, low;
+    find_range(x, NULL, n, &high, &low);
+    quantize(to, find_line(high, low, scale, min), x, NULL, n);
 }
 
-void quantize_difference(uint8_t *to, float *scale, float *min, const element *a, const element *b,
-                         int64_t n) {
-    quantize(to, scale, min, a, b, n);
+void quantize_difference(uint8_t *to, uint8_t *to_other, float *scale, float *min, const element *a,
+                         const element *b, const element *other, int64_t n) {
+    float high[2], low[2];
+    find_range(a, b, n, high, low);
+    find_range(other, NULL, n, high + 1, low + 1);
+    /* As integers: what is no number stays on top. */
+    const float highest = find_higher(high[0], high[1]), lowest = find_higher(low[0], low[1]);
+    const struct line l = find_line(highest, lowest, scale, min);
+    quantize(to, l, a, b, n);
+    quantize(to_other, l, other, NULL, n);
+}
+
+void quantize_together(uint8_t *to, float *scale, float *min, const element *x, int64_t stride, int64_t rows,
+                       int64_t n) {
+    float highest = 0.0f, lowest = 0.0f;
+    for (int64_t r = 0; r < rows; r++) {
+        float high, low;
+        find_range(x + r * stride, NULL, n, &high, &low);
+        highest = find_higher(highest, high);
+        lowest = find_higher(lowest, low);
+    }
+    const struct line l = find_line(highest, lowest, scale, min);
+    for (int64_t r = 0; r < rows; r++)
+        quantize(to + r * stride, l, x + r * stride, NULL, n);
 }
 
 struct job {

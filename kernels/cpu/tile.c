@@ -59,7 +59,7 @@ ALWAYS_INLINE void store_row(enum cpu_kind kind, const int vectors, const struct
     float *c = t->c + i * t->c_stride;
     UNROLL
     for (int j = 0; j < vectors; j++) {
-        vf v = t->add ? v_load(c + j * LANES) : v_zero();
+        vf v = t->from ? v_load(t->from + i * t->c_stride + j * LANES) : v_zero();
 #if CPU_HAS_INT8
         if (kind == CPU_INT8) {
             if (t->column_sums)

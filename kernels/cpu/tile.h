@@ -4,7 +4,7 @@
 
 #include "kernels/cpu/gemm.h"
 
-/* c [height, vectors * LANES] = (add ? c : 0) + a * b; see struct gemm_piece for what has the same name. */
+/* c [height, vectors * LANES] = from + a * b; see struct gemm_piece for what has the same name. */
 struct tile_job {
     const char *a;
     int64_t a_stride;
@@ -13,7 +13,7 @@ struct tile_job {
     bool half; /* bf16: of the last word only the first term is a's */
     float *c;
     int64_t c_stride;
-    bool add;
+    const float *from;
     const float *ahead; /* two lines of it are asked for every four words, and it goes on by ahead_step */
     int64_t ahead_step;
     const float *row_scale, *row_min;

@@ -126,7 +126,7 @@ ALWAYS_INLINE vf vmath_gelu_short(vf x) {
     static const float c[] = {0.398621887f,    -0.0658039823f,   0.00945775956f,  -0.000993448892f,
                               7.29241219e-05f, -3.49872494e-06f, 9.74198997e-08f, -1.18336052e-09f};
     const vf near = v_min(v_max(x, v_set(-3.89990497f)), v_set(3.89990497f));
-    return v_fma(x, near * vmath_polynomial(near * near, c, 8), x * v_set(0.5f));
+    return x * v_fma(near, vmath_polynomial(near * near, c, 8), v_set(0.5f));
 }
 
 /* The activation of a number that will be rounded to an element. */
