@@ -7,7 +7,7 @@
 #include "kernels/cpu/internal.h"
 
 enum {
-    LAYOUT_VERSION = 2, /* of packed weights */
+    LAYOUT_VERSION = 3, /* of packed weights */
     HUGE_PAGE_BYTES = 2 << 20,
     SEGMENT_ROWS = 160, /* see segment_rows */
 };

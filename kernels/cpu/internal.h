@@ -24,7 +24,7 @@ enum {
     CPU_KEYS = 256,           /* that attention takes in one step */
     CPU_ALONE_FLOP =
         1 << 20,           /* an operation of less is done, by one thread, before another would have begun */
-    CPU_ELEMENT_FLOP = 8,  /* what an element of a normalisation, a copy or a sum counts */
+    CPU_ELEMENT_FLOP = 16, /* what an element of a normalisation, a copy or a sum counts */
     CPU_PAIRS = 48,        /* of rows that one tile of conv_pairs makes, at most */
     CPU_CONV_TOKENS = 208, /* that one tile of an int8 convolution reads, at most */
     CPU_INT8_TERMS_MAX = 1 << 16, /* of a product in int8: 127 * 255 times as many is below 2^31 */
