@@ -15,6 +15,9 @@ enum {
 #define STEPS 254.99f
 #define SLACK 0.002f
 
+/* A row of smaller numbers is zeros: what they are multiplied by would not be finite. */
+#define RANGE_MIN 1e-30f
+
 /* EACH numbers as fp32: of bf16 those with even and those with odd places, else the first and second half. */
 struct numbers {
     vf a, b;
@@ -120,7 +123,7 @@ struct line {
 };
 
 ALWAYS_INLINE struct line find_line(float high, float low, float *scale, float *min) {
-    const float range = high + low, factor = range > 0 ? STEPS / range : 0.0f;
+    const float range = high + low, factor = range > RANGE_MIN ? STEPS / range : 0.0f;
     const float zero = low * factor + SLACK + ROUND; /* of which the low bits are the byte of 0 */
     *scale = range * (1.0f / STEPS);
     *min = (ROUND - zero) * *scale;

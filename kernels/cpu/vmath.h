@@ -44,7 +44,7 @@ ALWAYS_INLINE vf vmath_exp(vf x) {
                               0.00139187137f};
     const vf round =
         v_set(12582912.0f); /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
-    x = v_min(v_max(x, v_set(-87.3f)), v_set(88.3f));
+    x = v_min(v_set(88.3f), v_max(v_set(-87.3f), x)); /* in this order NaN stays NaN */
     vf t = v_fma(x, v_set(1.44269504f), round);
     vf n = t - round;
     vf r = v_fma(n, v_set(-0.693145752f), x); /* ln 2 in two parts, the first exact times any n here */
@@ -108,7 +108,7 @@ ALWAYS_INLINE vf vmath_activate(enum kernels_activation act, vf x) {
     case KERNELS_GELU_TANH:
         return vmath_gelu_tanh(x);
     case KERNELS_RELU:
-        return v_max(x, v_zero());
+        return v_max(v_zero(), x);
     case KERNELS_SILU:
         return vmath_silu(x);
     case KERNELS_TANH:

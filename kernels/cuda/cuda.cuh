@@ -194,7 +194,7 @@ template <enum cuda_activation ACT> __device__ static inline float activate(floa
         return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
     }
     if (ACT == CUDA_RELU) {
-        return fmaxf(x, 0.0f);
+        return x < 0.0f ? 0.0f : x; /* NaN stays NaN */
     }
     if (ACT == CUDA_SILU) {
         return x / (1.0f + expf(-x));

@@ -14,7 +14,7 @@ float ref_activate(enum kernels_activation act, float value) {
     case KERNELS_GELU_TANH:
         return (float)(0.5 * x * (1.0 + tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x))));
     case KERNELS_RELU:
-        return value > 0.0f ? value : 0.0f;
+        return value < 0.0f ? 0.0f : value;
     case KERNELS_SILU:
         return (float)(x / (1.0 + exp(-x)));
     case KERNELS_TANH:

@@ -1,5 +1,4 @@
-/* Wide and narrow workers at one batcher: which of them begin, and that the two kinds never run at once.
- * Requests here are bare: only what the batcher reads is set. */
+/* Wide and narrow workers at one batcher: which of them begin, and that the two kinds never run at once. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,6 +13,7 @@
 
 #include "base/clock.h"
 #include "engine/batcher_internal.h"
+#include "tests/unit/engine/batcher_bed.h"
 
 #define MS INT64_C(1000000)
 
@@ -58,28 +58,11 @@ static int setup(void **state) {
 }
 
 static struct engine_request *put_items(struct batcher_lane *l, int items, int64_t slot, int64_t within_ns) {
-    struct engine_request *r = calloc(1, sizeof *r);
-    bool gone;
-    assert_non_null(r);
-    r->lane = l;
-    r->options.order = ENGINE_UNARY;
-    r->options.deadline_ns = within_ns ? clock_now_ns() + within_ns : 0;
-    r->items = calloc((size_t)items, sizeof *r->items);
-    r->items_count = items;
-    for (int i = 0; i < items; i++)
-        r->items[i] = (struct engine_item){.request = r, .slot = slot, .count = slot};
-    atomic_fetch_add(&l->arriving, 1);
-    batcher_put(batcher, r, &gone);
-    return r;
+    return batcher_bed_put(batcher, l, items, slot, within_ns);
 }
 
 static struct engine_request *put(struct batcher_lane *l, int64_t slot) {
     return put_items(l, 1, slot, 0);
-}
-
-static void free_request(struct engine_request *r) {
-    free(r->items);
-    free(r);
 }
 
 /* Workers that come, each on a thread of its own, take one batch and are gone. */
@@ -224,7 +207,7 @@ static void test_little_is_wide(void **state) {
     assert_false(has_taken(1) || has_taken(2));
     (void)ran(0);
     for (int i = 0; i < 3; i++)
-        free_request(r[i]);
+        batcher_bed_drop(r[i]);
 }
 
 /* Enough for all of them goes to the narrow ones, each its own batch; not before the wide one is over. */
@@ -246,7 +229,7 @@ static void test_much_is_narrow(void **state) {
     (void)ran(2);
     drain();
     for (int i = 0; i < 6; i++)
-        free_request(r[i]);
+        batcher_bed_drop(r[i]);
 }
 
 /* The windows of one request are enough, too. */
@@ -260,7 +243,7 @@ static void test_windows_are_many(void **state) {
     (void)ran(1);
     (void)ran(2);
     drain();
-    free_request(r);
+    batcher_bed_drop(r);
 }
 
 /* A narrow worker's batch is small, however much waits. */
@@ -274,7 +257,7 @@ static void test_narrow_batches_are_small(void **state) {
     (void)ran(1);
     (void)ran(2);
     drain();
-    free_request(r);
+    batcher_bed_drop(r);
 }
 
 /* Two at a time, for long: then the narrow workers have one each, and that ends when there is less. */
@@ -305,7 +288,7 @@ static void test_steady_load(void **state) {
     assert_int_equal(taken(0), 1);
     (void)ran(0);
     for (int i = 0; i < n; i++)
-        free_request(r[i]);
+        batcher_bed_drop(r[i]);
 }
 
 /* ---- beside narrow workers that run ---- */
@@ -336,7 +319,7 @@ static void test_who_is_sooner(void **state) {
     assert_false(has_taken(2));
     (void)ran(0);
     for (int i = 0; i < 3; i++)
-        free_request(r[i]);
+        batcher_bed_drop(r[i]);
 }
 
 /* Who could never have been done in time by a narrow worker gets a wide one. */
@@ -356,8 +339,8 @@ static void test_a_close_deadline(void **state) {
     (void)ran(0);
     assert_true(has_taken(1) && has_taken(2));
     drain();
-    free_request(many);
-    free_request(soon);
+    batcher_bed_drop(many);
+    batcher_bed_drop(soon);
 }
 
 /* Who has waited too long for the narrow ones, or is too late for either kind, is dropped. */
@@ -377,9 +360,9 @@ static void test_a_missed_deadline(void **state) {
     assert_null(takers[1].batch.dead->next->next);
     (void)ran(1);
     drain();
-    free_request(many);
-    free_request(late[0]);
-    free_request(late[1]);
+    batcher_bed_drop(many);
+    batcher_bed_drop(late[0]);
+    batcher_bed_drop(late[1]);
 }
 
 /* ---- several lanes ---- */
@@ -407,8 +390,8 @@ static void test_a_wide_lane_has_its_turn(void **state) {
     (void)ran(0);
     assert_true(has_taken(1) && has_taken(2));
     drain();
-    free_request(flood);
-    free_request(alone);
+    batcher_bed_drop(flood);
+    batcher_bed_drop(alone);
 }
 
 static void test_a_narrow_lane(void **state) {
@@ -419,7 +402,7 @@ static void test_a_narrow_lane(void **state) {
     come(2);
     assert_int_equal(taken(2), 1);
     (void)ran(2);
-    free_request(r);
+    batcher_bed_drop(r);
 }
 
 /* Two narrow workers beside each other: the device was busy as long as either, and each lane used its part.
@@ -442,15 +425,13 @@ static void test_time(void **state) {
     const struct door_pace *p = &narrow.pace[BATCHER_NARROW].pace;
     assert_true(p->work > 0 && narrow.pace[BATCHER_WIDE].pace.work == 0);
     assert_true(p->busy_ns / p->work > 19 * MS && p->busy_ns / p->work < 23 * MS);
-    free_request(a);
-    free_request(b);
+    batcher_bed_drop(a);
+    batcher_bed_drop(b);
 }
 
 /* ---- many ---- */
 
-enum { MANY = 10000, PUTTERS = 3 };
-
-static atomic_int items_run, wide_run, narrow_run, batches_of[BATCHER_KINDS];
+static atomic_int wide_run, narrow_run, batches_of[BATCHER_KINDS];
 static atomic_bool together;
 
 static void *work(void *arg) {
@@ -475,60 +456,27 @@ static void *work(void *arg) {
         for (int i = 0; i < batch.count; i++)
             batch.items[i]->batch_size++;
         atomic_fetch_add(&batches_of[worker > 0], 1);
-        atomic_fetch_add(&items_run, batch.count);
-    }
-    return NULL;
-}
-
-/* Now and then so few that a wide worker is to come. */
-static void *put_many(void *arg) {
-    struct engine_request **r = arg;
-    struct batcher_lane *const lanes[] = {&both, &both, &both, &wide, &narrow};
-    unsigned seed = (unsigned)(uintptr_t)arg;
-    for (int i = 0; i < MANY; i++) {
-        r[i] = put_items(lanes[rand_r(&seed) % 5], 1 + rand_r(&seed) % 3, 1 + rand_r(&seed) % 300, 0);
-        if (rand_r(&seed) % 32 == 0)
-            usleep((useconds_t)(rand_r(&seed) % 2000));
-        while (i - atomic_load(&items_run) / 6 > DEPTH / 6) /* never more than it holds */
-            usleep(100);
+        atomic_fetch_add(&batcher_bed_items_run, batch.count);
     }
     return NULL;
 }
 
 /* Every item is run once, nobody sleeps over work, and the two kinds are never at it together. */
 static void test_many(void **state) {
-    static struct engine_request *r[PUTTERS][MANY];
-    pthread_t workers[WORKERS], putters[PUTTERS];
-    int index[WORKERS];
+    struct batcher_lane *const lanes[] = {&both, &both, &both, &wide, &narrow};
     (void)state;
-    for (int i = 0; i < WORKERS; i++) {
-        index[i] = i;
-        assert_int_equal(pthread_create(&workers[i], NULL, work, &index[i]), 0);
-    }
-    for (int i = 0; i < PUTTERS; i++)
-        assert_int_equal(pthread_create(&putters[i], NULL, put_many, r[i]), 0);
-    for (int i = 0; i < PUTTERS; i++)
-        pthread_join(putters[i], NULL);
-    int items = 0;
-    for (int k = 0; k < PUTTERS; k++)
-        for (int i = 0; i < MANY; i++)
-            items += r[k][i]->items_count;
-    for (int i = 0; i < 20000 && atomic_load(&items_run) < items; i++)
-        usleep(1000);
-    assert_int_equal(atomic_load(&items_run), items);
-    batcher_close(batcher);
-    for (int i = 0; i < WORKERS; i++)
-        pthread_join(workers[i], NULL);
-    print_message("%d items in %d wide and %d narrow batches\n", items, atomic_load(&batches_of[0]),
-                  atomic_load(&batches_of[1]));
+    batcher_bed_run_many(&(struct batcher_bed_many){.batcher = batcher,
+                                                    .lanes = lanes,
+                                                    .lanes_count = 5,
+                                                    .slot_max = 300,
+                                                    .requests = 10000,
+                                                    .depth = DEPTH,
+                                                    .workers = WORKERS,
+                                                    .work = work});
+    print_message("%d items in %d wide and %d narrow batches\n", atomic_load(&batcher_bed_items_run),
+                  atomic_load(&batches_of[0]), atomic_load(&batches_of[1]));
     assert_false(atomic_load(&together));
     assert_true(atomic_load(&batches_of[BATCHER_WIDE]) && atomic_load(&batches_of[BATCHER_NARROW]));
-    for (int k = 0; k < PUTTERS; k++)
-        for (int i = 0; i < MANY; i++) {
-            for (int n = 0; n < r[k][i]->items_count; n++)
-                assert_int_equal(r[k][i]->items[n].batch_size, 1);
-            free_request(r[k][i]);
-        }
 }
 
 #define WITH(test) cmocka_unit_test_setup_teardown(test, setup, teardown)

@@ -1,5 +1,5 @@
 /* Several workers at one batcher: who takes, when a second batch is taken beside one that runs, whose time
- * counts. Requests here are bare: only what the batcher reads is set. */
+ * counts. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "engine/batcher.h"
+#include "tests/unit/engine/batcher_bed.h"
 
 #define MS INT64_C(1000000)
 
@@ -71,23 +71,7 @@ static int teardown(void **state) {
 }
 
 static struct engine_request *put(struct batcher_lane *l, int items, int64_t slot) {
-    struct engine_request *r = calloc(1, sizeof *r);
-    bool gone;
-    assert_non_null(r);
-    r->lane = l;
-    r->options.order = ENGINE_UNARY;
-    r->items = calloc((size_t)items, sizeof *r->items);
-    r->items_count = items;
-    for (int i = 0; i < items; i++)
-        r->items[i] = (struct engine_item){.request = r, .slot = slot, .count = slot};
-    atomic_fetch_add(&l->arriving, 1);
-    batcher_put(batcher, r, &gone);
-    return r;
-}
-
-static void free_request(struct engine_request *r) {
-    free(r->items);
-    free(r);
+    return batcher_bed_put(batcher, l, items, slot, 0);
 }
 
 /* A worker that takes one batch, on a thread of its own. */
@@ -164,7 +148,7 @@ static void test_a_lone_request(void **state) {
         assert_false(t[i].more);
     }
     (void)ran(0, 10, NULL);
-    free_request(r);
+    batcher_bed_drop(r);
 }
 
 /* Beside a batch that runs for long, the other worker of its device lets work come together until that is a
@@ -186,7 +170,7 @@ static void test_a_second_batch_when_it_is_full(void **state) {
     (void)ran(0, 0, NULL);
     (void)ran(1, 0, NULL);
     for (int i = 0; i < 5; i++)
-        free_request(r[i]);
+        batcher_bed_drop(r[i]);
 }
 
 static void test_the_other_device_does_not_wait(void **state) {
@@ -205,8 +189,8 @@ static void test_the_other_device_does_not_wait(void **state) {
     assert_false(same.more);
     (void)ran(0, 0, NULL);
     (void)ran(3, 0, NULL);
-    free_request(a);
-    free_request(b);
+    batcher_bed_drop(a);
+    batcher_bed_drop(b);
 }
 
 /* ... or until the first is about to be over, or is. */
@@ -225,8 +209,8 @@ static void test_a_second_batch_in_time(void **state) {
     assert_true(waited_ms > 100 && waited_ms < 5000);
     (void)ran(0, 0, NULL);
     (void)ran(1, 0, NULL);
-    free_request(a);
-    free_request(b);
+    batcher_bed_drop(a);
+    batcher_bed_drop(b);
 }
 
 static void test_a_second_batch_when_the_first_is_over(void **state) {
@@ -241,8 +225,8 @@ static void test_a_second_batch_when_the_first_is_over(void **state) {
     (void)ran(0, FULL, NULL);
     expect_batch(&second, &pair, 1);
     (void)ran(1, 0, NULL);
-    free_request(a);
-    free_request(b);
+    batcher_bed_drop(a);
+    batcher_bed_drop(b);
 }
 
 /* A worker that a model has not does not take for it. */
@@ -264,8 +248,8 @@ static void test_whose_lane_it_is(void **state) {
     batcher_close(batcher);
     pthread_join(third.thread, NULL);
     assert_false(third.more);
-    free_request(a);
-    free_request(b);
+    batcher_bed_drop(a);
+    batcher_bed_drop(b);
 }
 
 /* What runs on the processor does not hold up a GPU's second worker. */
@@ -277,8 +261,8 @@ static void test_devices_of_two_kinds(void **state) {
     take_now(1, &pair, 1);
     (void)ran(0, 0, NULL);
     (void)ran(1, 0, NULL);
-    free_request(a);
-    free_request(b);
+    batcher_bed_drop(a);
+    batcher_bed_drop(b);
 }
 
 /* Two devices that are free share what waits, but for crumbs. */
@@ -320,7 +304,7 @@ static void test_free_devices_share(void **state) {
     (void)ran(0, 0, NULL);
     (void)ran(1, 0, NULL);
     for (int i = 0; i < 8; i++)
-        free_request(r[i]);
+        batcher_bed_drop(r[i]);
 }
 
 /* ---- time ---- */
@@ -356,9 +340,9 @@ static void test_no_moment_counts_twice(void **state) {
     let_pass(500 * MS);
     expect_ms(ran(1, FULL, &begin_ns), 500);
     expect_ms(begin_ns - start_ns, 6000);
-    free_request(a);
-    free_request(b);
-    free_request(c);
+    batcher_bed_drop(a);
+    batcher_bed_drop(b);
+    batcher_bed_drop(c);
 }
 
 /* The later one ends first: all of the time is counted, and nothing begins before it was taken. */
@@ -376,8 +360,8 @@ static void test_overtaken(void **state) {
     let_pass(1000 * MS);
     expect_ms(ran(0, FULL, &begin_ns), 1000);
     expect_ms(pair.used_ns, 3000);
-    free_request(a);
-    free_request(b);
+    batcher_bed_drop(a);
+    batcher_bed_drop(b);
 }
 
 /* Two devices at once: each one's time counts. */
@@ -390,15 +374,13 @@ static void test_time_of_two_devices(void **state) {
     expect_ms(ran(0, FULL, NULL), 1000);
     expect_ms(ran(1, FULL, NULL), 1000);
     expect_ms(wide.used_ns, 2000);
-    free_request(a);
-    free_request(b);
+    batcher_bed_drop(a);
+    batcher_bed_drop(b);
 }
 
 /* ---- many ---- */
 
-enum { MANY = 20000, WORKERS = 4, PUTTERS = 3 };
-
-static atomic_int items_run, batches;
+static atomic_int batches;
 
 static void *work(void *arg) {
     const int worker = *(const int *)arg;
@@ -416,58 +398,25 @@ static void *work(void *arg) {
         (void)batcher_ran(batcher, worker, rand_r(&seed) % 8 ? slots : 0, &begin_ns);
         for (int i = 0; i < batch.count; i++)
             batch.items[i]->batch_size++;
-        atomic_fetch_add(&items_run, batch.count);
+        atomic_fetch_add(&batcher_bed_items_run, batch.count);
         atomic_fetch_add(&batches, 1);
-    }
-    return NULL;
-}
-
-static void *put_many(void *arg) {
-    struct engine_request **r = arg;
-    struct batcher_lane *const lanes[] = {&wide, &pair, &single};
-    unsigned seed = (unsigned)(uintptr_t)arg;
-    for (int i = 0; i < MANY; i++) {
-        r[i] = put(lanes[rand_r(&seed) % 3], 1 + rand_r(&seed) % 3, 1 + rand_r(&seed) % 400);
-        if (rand_r(&seed) % 64 == 0)
-            usleep((useconds_t)(rand_r(&seed) % 1000));
-        while (i - atomic_load(&items_run) / 6 > DEPTH / 6) /* never more than it holds */
-            usleep(100);
     }
     return NULL;
 }
 
 /* Every item is run once, whoever takes it, and nobody sleeps over work. */
 static void test_many(void **state) {
-    static struct engine_request *r[PUTTERS][MANY];
-    pthread_t workers[WORKERS], putters[PUTTERS];
-    int index[WORKERS];
+    struct batcher_lane *const lanes[] = {&wide, &pair, &single};
     (void)state;
-    atomic_store(&items_run, 0);
-    for (int i = 0; i < WORKERS; i++) {
-        index[i] = i;
-        assert_int_equal(pthread_create(&workers[i], NULL, work, &index[i]), 0);
-    }
-    for (int i = 0; i < PUTTERS; i++)
-        assert_int_equal(pthread_create(&putters[i], NULL, put_many, r[i]), 0);
-    for (int i = 0; i < PUTTERS; i++)
-        pthread_join(putters[i], NULL);
-    int items = 0;
-    for (int k = 0; k < PUTTERS; k++)
-        for (int i = 0; i < MANY; i++)
-            items += r[k][i]->items_count;
-    for (int i = 0; i < 20000 && atomic_load(&items_run) < items; i++)
-        usleep(1000);
-    assert_int_equal(atomic_load(&items_run), items);
-    batcher_close(batcher);
-    for (int i = 0; i < WORKERS; i++)
-        pthread_join(workers[i], NULL);
-    print_message("%d items in %d batches\n", items, atomic_load(&batches));
-    for (int k = 0; k < PUTTERS; k++)
-        for (int i = 0; i < MANY; i++) {
-            for (int n = 0; n < r[k][i]->items_count; n++)
-                assert_int_equal(r[k][i]->items[n].batch_size, 1);
-            free_request(r[k][i]);
-        }
+    batcher_bed_run_many(&(struct batcher_bed_many){.batcher = batcher,
+                                                    .lanes = lanes,
+                                                    .lanes_count = 3,
+                                                    .slot_max = 400,
+                                                    .requests = 20000,
+                                                    .depth = DEPTH,
+                                                    .workers = 4,
+                                                    .work = work});
+    print_message("%d items in %d batches\n", atomic_load(&batcher_bed_items_run), atomic_load(&batches));
 }
 
 #define WITH(set_up, test) cmocka_unit_test_setup_teardown(test, set_up, teardown)

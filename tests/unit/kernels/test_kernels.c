@@ -175,6 +175,109 @@ static void test_activation(void **state) {
     for_each_bed(activation_body);
 }
 
+/* Rows of any size, and on one side of zero. */
+static void check_range(struct bed *bed, double size, double middle) {
+    enum { IN = 70, OUT = 33, ROWS = 5 };
+    struct kernels_weight_spec s = {.kind = KERNELS_LINEAR, .in = IN, .out = OUT, .parts = 1};
+    struct weights w = {0};
+    weights_init(&w, bed, &s);
+    float *x = new_random(ROWS * IN, 1), *expected = new_floats(ROWS * OUT);
+    for (int i = 0; i < ROWS * IN; i++)
+        x[i] = (float)(size * (middle + x[i]));
+    void *dx = put_activations(bed, x, ROWS * IN), *y = make_activations(bed, ROWS * OUT);
+    kernels_ref.linear(bed->ref, expected, x, &w.ref, KERNELS_IDENTITY, NULL, ROWS);
+    bed->k->linear(bed->d, y, dx, &w.mine, KERNELS_IDENTITY, NULL, ROWS);
+    float *taken = take_activations(bed, y, ROWS * OUT);
+    for (int i = 0; i < ROWS * OUT && size > 0; i++) {
+        taken[i] = (float)(taken[i] / size / (1 + fabs(middle)));
+        expected[i] = (float)(expected[i] / size / (1 + fabs(middle)));
+    }
+    if (size < 1e-30) /* no number of int8's is so small */
+        for (int i = 0; i < ROWS * OUT; i++)
+            assert_true(isfinite(taken[i]) && fabs((double)taken[i]) < 100);
+    else
+        assert_near(bed, taken, expected, ROWS * OUT, 1, "a range");
+    free(x), free(expected), free(taken);
+    drop(bed, dx), drop(bed, y);
+    weights_free(&w, bed);
+}
+
+/* int8: least numbers that lie half way between two bytes, and their neighbours. */
+static void check_halves(struct bed *bed, int halves) {
+    enum { IN = 2, NEAR = 8 };
+    float identity[IN * IN] = {1, 0, 0, 1};
+    struct kernels_weight_spec s = {
+        .kind = KERNELS_LINEAR, .in = IN, .out = IN, .parts = 1, .weight = {identity}};
+    struct weights w = {0};
+    weights_pack(&w, bed, &s);
+    for (int64_t half = 0; half < halves; half++) {
+        float x[(2 * NEAR + 1) * IN];
+        const int64_t rows = 2 * NEAR + 1;
+        const double part = (double)(half + 0.5) / 254.99; /* of the range, below 0 */
+        float low = (float)(part / (part - 1));
+        for (int i = 0; i < NEAR; i++)
+            low = nextafterf(low, -2);
+        for (int64_t i = 0; i < rows; i++, low = nextafterf(low, 0)) {
+            x[i * IN] = 1;
+            x[i * IN + 1] = low;
+        }
+        void *dx = put_activations(bed, x, rows * IN), *y = make_activations(bed, rows * IN);
+        bed->k->linear(bed->d, y, dx, &w.mine, KERNELS_IDENTITY, NULL, rows);
+        check_activations(bed, y, x, rows * IN, 1, "half a byte");
+        drop(bed, dx), drop(bed, y);
+    }
+    weights_free(&w, bed);
+}
+
+static void range_body(struct bed *bed) {
+    static const double sizes[] = {0, 1e-39, 1e-36, 1e-20, 1, 1e20};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int middle = -5; middle <= 5; middle += 5)
+            check_range(bed, sizes[i], middle);
+    check_halves(bed, bed->int8 ? 127 : 1);
+}
+
+static void test_range(void **state) {
+    (void)state;
+    for_each_bed(range_body);
+}
+
+/* What is no number makes all of its row none, whatever the activation, and nothing of the other rows. */
+static void check_no_number(struct bed *bed, enum kernels_activation act, int in, int out) {
+    enum { ROWS = 3, BAD = 1 };
+    struct kernels_weight_spec s = {.kind = KERNELS_LINEAR, .in = in, .out = out, .parts = 1};
+    struct weights w = {0};
+    weights_init(&w, bed, &s);
+    float *x = new_random((int64_t)ROWS * in, 1);
+    void *good = put_activations(bed, x, (int64_t)ROWS * in);
+    x[BAD * in + random_int(0, in - 1)] = NAN;
+    void *bad = put_activations(bed, x, (int64_t)ROWS * in);
+    void *y = make_activations(bed, (int64_t)ROWS * out), *z = make_activations(bed, (int64_t)ROWS * out);
+    bed->k->linear(bed->d, y, good, &w.mine, act, NULL, ROWS);
+    bed->k->linear(bed->d, z, bad, &w.mine, act, NULL, ROWS);
+    float *expected = take_activations(bed, y, (int64_t)ROWS * out);
+    float *taken = take_activations(bed, z, (int64_t)ROWS * out);
+    for (int i = 0; i < ROWS * out; i++)
+        if (i / out == BAD ? !isnan(taken[i]) : taken[i] != expected[i])
+            fail_msg("%s: activation %d: row %d has %g beside a NaN in row %d", bed->subject->name, (int)act,
+                     i / out, taken[i], BAD);
+    free(x), free(expected), free(taken);
+    drop(bed, good), drop(bed, bad), drop(bed, y), drop(bed, z);
+    weights_free(&w, bed);
+}
+
+static void no_number_body(struct bed *bed) {
+    for (int act = KERNELS_IDENTITY; act <= KERNELS_TANH; act++) {
+        check_no_number(bed, (enum kernels_activation)act, 70, 33);
+        check_no_number(bed, (enum kernels_activation)act, 8, 64);
+    }
+}
+
+static void test_no_number(void **state) {
+    (void)state;
+    for_each_bed(no_number_body);
+}
+
 /* A weight that the precision cannot hold becomes the nearest one that it can: a row of one 1 picks it out.
  */
 static void rounding_body(struct bed *bed) {
@@ -379,6 +482,7 @@ int main(void) {
         cmocka_unit_test(test_linear),      cmocka_unit_test(test_linear_without_library),
         cmocka_unit_test(test_head_linear), cmocka_unit_test(test_rounding),
         cmocka_unit_test(test_layer_norm),  cmocka_unit_test(test_accumulate),
+        cmocka_unit_test(test_range),       cmocka_unit_test(test_no_number),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,9 +1,11 @@
 #include "build.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* Building cannot be tested further when it fails. */
@@ -81,6 +83,35 @@ void folder_remove(const struct folder *f, const char *name) {
     char path[512];
     join(path, sizeof path, f, name);
     require(remove(path) == 0);
+}
+
+void folder_touch(const struct folder *f, const char *name, time_t s) {
+    char path[512];
+    const struct timespec times[2] = {{.tv_sec = s}, {.tv_sec = s}};
+    join(path, sizeof path, f, name);
+    require(utimensat(AT_FDCWD, path, times, 0) == 0);
+}
+
+const char *folder_find_name(const struct folder *f) {
+    static char name[256];
+    int count = 0;
+    DIR *d = opendir(f->path);
+    name[0] = 0;
+    require(d != NULL);
+    for (struct dirent *e; (e = readdir(d));)
+        if (e->d_name[0] != '.') {
+            count++;
+            snprintf(name, sizeof name, "%s", e->d_name);
+        }
+    closedir(d);
+    require(count <= 1);
+    return name;
+}
+
+const char *folder_find_path(const struct folder *f) {
+    static char path[512];
+    join(path, sizeof path, f, folder_find_name(f));
+    return path;
 }
 
 void build_safetensors(struct bytes *b, const char *header, const void *data, size_t bytes) {

@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "models/builder.h"
 #include "models/checkpoint.h"
@@ -29,6 +30,10 @@ void folder_free(struct folder *f); /* with all files in it */
 void folder_write(const struct folder *f, const char *name, const void *data, size_t bytes);
 void folder_write_text(const struct folder *f, const char *name, const char *text);
 void folder_remove(const struct folder *f, const char *name);
+void folder_touch(const struct folder *f, const char *name, time_t s); /* gives it other times */
+/* The one file in it that is not hidden; "" for none. Both answers are valid until the next call. */
+const char *folder_find_name(const struct folder *f);
+const char *folder_find_path(const struct folder *f); /* of the same */
 
 /* A safetensors file of this header and data. */
 void build_safetensors(struct bytes *b, const char *header, const void *data, size_t bytes);

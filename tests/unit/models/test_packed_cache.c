@@ -105,29 +105,6 @@ static int tear_down(void **state) {
     return 0;
 }
 
-/* The one file in the cache's folder; "" for none. */
-static const char *find_name(void) {
-    static char name[256];
-    int count = 0;
-    DIR *d = opendir(cache_dir.path);
-    name[0] = 0;
-    assert_non_null(d);
-    for (struct dirent *e; (e = readdir(d));)
-        if (e->d_name[0] != '.') {
-            count++;
-            snprintf(name, sizeof name, "%s", e->d_name);
-        }
-    closedir(d);
-    assert_true(count <= 1);
-    return name;
-}
-
-static const char *find_path(void) {
-    static char path[512];
-    snprintf(path, sizeof path, "%s/%s", cache_dir.path, find_name());
-    return path;
-}
-
 /* Opens what is there as a start would; true when it was read. What is new is packed and written. */
 static bool start(void) {
     sources_init(&sources, model_dir.path, &checkpoint, &config);
@@ -163,16 +140,16 @@ static struct bytes read_file(void) {
     struct bytes b = {0};
     char *data;
     size_t bytes;
-    assert_int_equal(file_read(&data, &bytes, find_path(), SIZE_MAX, "", NULL), 0);
+    assert_int_equal(file_read(&data, &bytes, folder_find_path(&cache_dir), SIZE_MAX, "", NULL), 0);
     bytes_put(&b, data, bytes);
     free(data);
     return b;
 }
 
 static void write_file(const struct bytes *b, size_t bytes) {
-    const char *name = find_name();
+    const char *name = folder_find_name(&cache_dir);
     folder_write(&cache_dir, name, b->data, bytes);
-    assert_int_equal(chmod(find_path(), 0600), 0);
+    assert_int_equal(chmod(folder_find_path(&cache_dir), 0600), 0);
 }
 
 /* ---- tests of the file ---- */
@@ -182,7 +159,7 @@ static void test_round_trip(void **state) {
     (void)state;
     assert_false(start());
     check_said("written");
-    assert_int_equal(stat(find_path(), &info), 0);
+    assert_int_equal(stat(folder_find_path(&cache_dir), &info), 0);
     assert_int_equal(info.st_mode & 07777, 0600);
     assert_int_equal((info.st_size - BYTES) % 65536, 0);
     struct sources before = sources;
@@ -194,7 +171,7 @@ static void test_round_trip(void **state) {
         assert_string_equal(sources.files[i].sha256, before.files[i].sha256);
     }
     struct stat again;
-    assert_int_equal(stat(find_path(), &again), 0);
+    assert_int_equal(stat(folder_find_path(&cache_dir), &again), 0);
     assert_int_equal(again.st_ino, info.st_ino); /* it was not written once more */
 }
 
@@ -382,26 +359,19 @@ static void test_every_cut(void **state) {
 
 /* ---- tests of the model's files ---- */
 
-static void touch(const char *name, time_t s) {
-    char path[512];
-    snprintf(path, sizeof path, "%s/%s", model_dir.path, name);
-    const struct timespec times[2] = {{.tv_sec = s}, {.tv_sec = s}};
-    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
-}
-
 /* Other times alone: the files are read to see, and the file keeps the new ones. */
 static void test_touched(void **state) {
     (void)state;
     assert_false(start());
     const struct stat empty = {0};
     struct stat before = empty, after = empty;
-    assert_int_equal(stat(find_path(), &before), 0);
-    touch("config.json", 1000000000);
+    assert_int_equal(stat(folder_find_path(&cache_dir), &before), 0);
+    folder_touch(&model_dir, "config.json", 1000000000);
     assert_true(start());
     assert_int_equal(hashed, 1); /* the one that was touched */
     assert_true(start());
     assert_int_equal(hashed, 0);
-    assert_int_equal(stat(find_path(), &after), 0);
+    assert_int_equal(stat(folder_find_path(&cache_dir), &after), 0);
     assert_int_equal(before.st_ino, after.st_ino);
     /* A copy of the model elsewhere, such as on another machine. */
     folder_write_text(&model_dir, "copy", "not really weights");
@@ -442,7 +412,7 @@ static void test_changed_just_now(void **state) {
     options.begun_ns = file_clock_ns();
     assert_false(start());
     check_said("changed just now");
-    assert_string_equal(find_name(), "");
+    assert_string_equal(folder_find_name(&cache_dir), "");
 }
 
 static void test_changes_meanwhile(void **state) {
@@ -452,11 +422,11 @@ static void test_changes_meanwhile(void **state) {
     assert_false(packed_cache_open(c, &sources));
     sources_hash_begin(&sources);
     assert_int_equal(sources_hash_end(&sources, NULL), 0);
-    touch("config.json", 1000000000);
+    folder_touch(&model_dir, "config.json", 1000000000);
     packed_cache_write(c, &sources, written);
     packed_cache_del(c);
     check_said("the model changes");
-    assert_string_equal(find_name(), "");
+    assert_string_equal(folder_find_name(&cache_dir), "");
 }
 
 /* ---- tests of who may write it, and of what cannot be written ---- */
@@ -465,7 +435,7 @@ static void test_whose_file(void **state) {
     char real[512], aside[512];
     (void)state;
     assert_false(start());
-    snprintf(real, sizeof real, "%s", find_path());
+    snprintf(real, sizeof real, "%s", folder_find_path(&cache_dir));
     snprintf(aside, sizeof aside, "%s/aside", model_dir.path);
     assert_int_equal(chmod(real, 0620), 0);
     assert_false(would_read());
@@ -518,7 +488,7 @@ static void test_no_room(void **state) {
     assert_false(start());
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
     check_said("cannot be written");
-    assert_string_equal(find_name(), "");
+    assert_string_equal(folder_find_name(&cache_dir), "");
     assert_false(start());
     assert_true(start());
 }
@@ -527,8 +497,8 @@ static void test_another_writes(void **state) {
     char path[600];
     (void)state;
     assert_false(start());
-    snprintf(path, sizeof path, "%s.new", find_path());
-    assert_int_equal(unlink(find_path()), 0);
+    snprintf(path, sizeof path, "%s.new", folder_find_path(&cache_dir));
+    assert_int_equal(unlink(folder_find_path(&cache_dir)), 0);
     int fd = open(path, O_RDWR | O_CREAT, 0644);
     assert_true(fd >= 0);
     assert_int_equal(flock(fd, LOCK_EX), 0);
@@ -542,9 +512,9 @@ static void test_another_writes(void **state) {
     check_said("written");
     assert_true(start());
     struct stat info;
-    assert_int_equal(stat(find_path(), &info), 0);
+    assert_int_equal(stat(folder_find_path(&cache_dir), &info), 0);
     assert_int_equal(info.st_mode & 07777, 0600);
-    find_name(); /* the temporary one is gone */
+    folder_find_name(&cache_dir); /* the temporary one is gone */
 }
 
 int main(void) {

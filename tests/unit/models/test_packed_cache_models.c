@@ -71,36 +71,6 @@ static int tear_down(void **state) {
     return 0;
 }
 
-/* The one file in the cache's folder; "" for none. */
-static const char *find_name(void) {
-    static char name[256];
-    int count = 0;
-    DIR *d = opendir(cache_dir.path);
-    name[0] = 0;
-    assert_non_null(d);
-    for (struct dirent *e; (e = readdir(d));)
-        if (e->d_name[0] != '.') {
-            count++;
-            snprintf(name, sizeof name, "%s", e->d_name);
-        }
-    closedir(d);
-    assert_true(count <= 1);
-    return name;
-}
-
-static const char *find_path(void) {
-    static char path[512];
-    snprintf(path, sizeof path, "%s/%s", cache_dir.path, find_name());
-    return path;
-}
-
-static void touch(const char *name, time_t s) {
-    char path[512];
-    snprintf(path, sizeof path, "%s/%s", model_dir.path, name);
-    const struct timespec times[2] = {{.tv_sec = s}, {.tv_sec = s}};
-    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
-}
-
 static void check_said(const char *words) {
     if (!strstr(said, words))
         fail_msg("said \"%s\", and not \"%s\"", said, words);
@@ -198,9 +168,9 @@ static void test_model_with_damaged_file(void **state) {
     text_free(&damaged.report);
     char *data;
     size_t bytes;
-    assert_int_equal(file_read(&data, &bytes, find_path(), SIZE_MAX, "", NULL), 0);
+    assert_int_equal(file_read(&data, &bytes, folder_find_path(&cache_dir), SIZE_MAX, "", NULL), 0);
     data[bytes - 1000] ^= 1;
-    folder_write(&cache_dir, find_name(), data, bytes);
+    folder_write(&cache_dir, folder_find_name(&cache_dir), data, bytes);
     free(data);
     answer(&damaged, dir, &o);
     assert_false(damaged.read);
@@ -237,7 +207,7 @@ static void test_model_that_was_trained_on(void **state) {
     (void)state;
     with.packed_cache = cache_dir.path;
     copy_golden("base");
-    touch("model.safetensors", 1000000000);
+    folder_touch(&model_dir, "model.safetensors", 1000000000);
     answer(&old, model_dir.path, &with);
     snprintf(path, sizeof path, "%s/model.safetensors", model_dir.path);
     assert_int_equal(file_read(&data, &bytes, path, 1 << 20, "", NULL), 0);
@@ -245,7 +215,7 @@ static void test_model_that_was_trained_on(void **state) {
         data[i / 4 * 4 + 2] ^= 1; /* of the fractions */
     folder_write(&model_dir, "model.safetensors", data, bytes);
     free(data);
-    touch("model.safetensors", 1000000000);
+    folder_touch(&model_dir, "model.safetensors", 1000000000);
     answer(&plain, model_dir.path, &without);
     answer(&first, model_dir.path, &with);
     answer(&second, model_dir.path, &with);
@@ -292,7 +262,7 @@ static void test_device_without(void **state) {
     assert_int_equal(model_new(&m, TIMBRE_SOURCE_DIR "/tests/golden/base", &o, &st), 0);
     model_del(m);
     check_said("no packed cache");
-    assert_string_equal(find_name(), "");
+    assert_string_equal(folder_find_name(&cache_dir), "");
 }
 
 int main(void) {
