@@ -187,8 +187,7 @@ static void find_scales(void *arg, int64_t index, int thread) {
     }
 }
 
-/* int8: what each tap's terms of a column add up to, before the scale; as conv_pairs.h and pos_conv want
- * them.
+/* int8: what each tap's terms of a column add up to before the scale, as conv_pairs.h and pos_conv want it.
  */
 static void find_sums(const struct job *j, const float *panel_words, int64_t group, int64_t panel) {
     const struct shape *m = &j->shape;
