@@ -26,7 +26,7 @@ CASES = {
     "telephone-one-excluded": {**TELEPHONE, "windows": (1.0, 1.0), "exclude": (0,)},
 }
 
-pytestmark = [pytest.mark.asan, pytest.mark.tsan]
+pytestmark = [pytest.mark.asan]  # and tsan where several streams or servers are at work
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,7 @@ def test_offsets(first):
         assert offsets[-1] / 1000 >= whole.summary.end_s - (8 + 6 + 3 + 1), offsets[-1]
 
 
+@pytest.mark.tsan
 def test_again_and_again(first, second):
     """Interrupted after every few results, from one server to the other and back."""
     config = config_of(**CASES["telephone-windows"], smoothing_s=4.0)
@@ -200,6 +201,7 @@ class Caller:
         return self.stream
 
 
+@pytest.mark.tsan
 @pytest.mark.parametrize("round_", range(DRAIN_ROUNDS))
 def test_sigterm_under_load(second, round_):
     """Every live stream ends with its results, a summary and an offset, from which another server goes on."""
@@ -229,6 +231,7 @@ def test_sigterm_under_load(second, round_):
     assert interrupted >= DRAIN_STREAMS - 1
 
 
+@pytest.mark.tsan
 def test_a_stream_that_opens_while_it_drains():
     """Is refused as UNAVAILABLE, so that it goes elsewhere; with --lame-duck-ms it is served until then."""
     config = config_of(windows=(1.0, 1.0))
