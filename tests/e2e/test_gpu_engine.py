@@ -58,7 +58,7 @@ def test_serves_the_bits_that_predict_computes(shim, short_clips, expected):
             response = stub.Predict(request_of(clip), timeout=TIMEOUT_S)
             assert bits_of(response) == bits
             assert response.receipt.device.startswith("cuda")
-        assert "on 2 workers of 1 device;" in server.log_text()
+        server.wait_log("on 2 workers of 1 device;")
     with Server(*FLAGS, "--cuda-graphs", "no", env=shim) as server, calling(server) as stub:
         assert bits_of(stub.Predict(request_of(short_clips[2]), timeout=TIMEOUT_S)) == expected[2]
 
@@ -66,7 +66,7 @@ def test_serves_the_bits_that_predict_computes(shim, short_clips, expected):
 @pytest.mark.tsan
 def test_two_devices_and_four_workers(two_gpus, short_clips, expected):
     with Server(*FLAGS, "--devices", "0,1", env=two_gpus) as server:
-        assert "on 4 workers of 2 devices;" in server.log_text()
+        server.wait_log("on 4 workers of 2 devices;")
         turns, failures = itertools.count(), []
 
         def ask(stub):
@@ -103,7 +103,7 @@ def test_auto_says_why_it_took_the_processor(shim, short_clips):
     env = {**shim, "TIMBRE_CUDA_MODULE": "/nowhere/libtimbre_cuda.so"}
     with Server(env=env) as server, calling(server) as stub:
         assert stub.Predict(request_of(short_clips[0]), timeout=TIMEOUT_S).receipt.device.startswith("cpu")
-        lines = [line for line in server.log_text().splitlines() if "serving on the CPU" in line]
+        lines = [line for line in server.wait_log("serving on the CPU").splitlines() if "serving on the CPU" in line]
         assert len(lines) == 1 and " info " in lines[0] and "/nowhere/libtimbre_cuda.so" in lines[0], lines
     quiet = run("predict", "--model", TINY, short_clips[0], env=env)
     assert quiet.status == 0 and not quiet.err
@@ -242,4 +242,4 @@ def test_a_lost_device_is_made_up_for_by_the_processor(two_gpus, short_clips, ex
         assert server.metric("timbre_device_faults_total", kind="lost") >= 1
         assert server.metric("timbre_build_info", device=device) == 0
         assert server.get("/readyz")[0] == 200
-        assert len([line for line in server.log_text().splitlines() if "on-gpu-fault" in line]) == 1
+        assert len([line for line in server.wait_log("on-gpu-fault").splitlines() if "on-gpu-fault" in line]) == 1

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from timbre_program import GOLDEN, PROGRAM, predict, run
-from timbre_server import Server, bits_of, bits_of_answer, calling, request_of, wait_until
+from timbre_server import Server, bits_of, bits_of_answer, calling, request_of
 
 CPU = ["--device", "cpu"]
 
@@ -85,5 +85,5 @@ def test_server(tiny, clips, tmp_path):
         with Server(model=tiny, env=env) as server, calling(server) as stub:
             answer = stub.Predict(request_of(clips[1]))
             told.append((bits_of(answer), answer.receipt.digest))
-            wait_until(lambda: words in server.log_text(), what=words)  # the first one writes while it serves
+            server.wait_log(words)  # the first one writes while it serves
     assert told[0] == told[1]

@@ -54,7 +54,7 @@ def test_folder_of_models(folder, tmp_path):
     data, expected = clip_answers(tmp_path, "base", "large")
     with serving(folder) as (server, client):
         assert index(client) == {("many", "1"): "READY", ("many", "3"): "READY", ("plain", "1"): "READY"}
-        assert "notes" in server.log_text()
+        server.wait_log("notes")
         assert "model_repository" in client.get_server_metadata().extensions
         assert list(client.get_model_metadata("many").versions) == ["1", "3"]
         for name, version, golden in (("", "", "large"), ("many", "", "large"), ("many", "3", "large"),
@@ -125,7 +125,7 @@ def test_a_broken_model_is_not_taken(folder, tmp_path):
         weights.write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
         with pytest.raises(InferenceServerException, match="plain"):
             client.load_model("plain")
-        wait_until(lambda: "cannot load" in server.log_text(), what="the log")
+        server.wait_log("cannot load")
         assert score_bits(infer(client, file_input(data), model="plain", outputs=SCORES)) == expected["base"]
         put(folder / "bad", "base")
         (folder / "bad" / "config.json").write_text("{}")

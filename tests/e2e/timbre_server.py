@@ -78,6 +78,11 @@ class Server:
 
     # ---- while it runs ----
 
+    def wait_log(self, words):
+        """The log once it has these words: a thread of its own writes it."""
+        wait_until(lambda: words in self.log_text(), what=words)
+        return self.log_text()
+
     def log_text(self):
         return Path(self.log.name).read_text(errors="replace")
 
