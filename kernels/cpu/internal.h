@@ -66,8 +66,10 @@ struct cpu_packed {
     int64_t k, n;        /* of one group's matrix; int8: k with the padding of each tap's channels */
     float *matrix;       /* words */
     float *column_scale; /* int8: [out]; else NULL */
-    float *column_sums;  /* int8: [taps; out to the next multiple of lanes]; else NULL */
-    float *bias;         /* [out], zeros where there is none */
+    /* int8: [groups, taps, n to the next multiple of lanes]; of a positional convolution [groups, taps + 1,
+     * ...], each row what all taps before it add up to; of pairs as conv_pairs.h says; else NULL */
+    float *column_sums;
+    float *bias;                      /* [out], zeros where there is none */
     float *norm_weight, *norm_bias;   /* [out]; NULL where there is none; of a LAYER_NORM, its own */
     float *input_scale, *input_shift; /* [in]; NULL where there is none */
 };

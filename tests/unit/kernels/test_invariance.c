@@ -253,8 +253,8 @@ static void warm(const struct small_model *m, struct bed *bed, struct buffers *s
 
 /* The thread sanitizer finds in one batch over the shim what there is to find. */
 static int count_compositions(const struct bed *bed) {
-    enum { RACES = 2 }; /* a race is one whatever is computed */
-    return !BED_TSAN ? COMPOSITIONS : bed->effort == SMALL ? 1 : RACES;
+    enum { FEW = 2 }; /* a race is one whatever is computed */
+    return !BED_TSAN ? COMPOSITIONS : bed->effort == SMALL ? 1 : FEW;
 }
 
 static int64_t count_samples(const struct clips *c, const struct composition *k) {

@@ -19,9 +19,9 @@
  * double it. */
 #define TOLERANCE_BF16_RMS TOLERANCE_BF16_ROUNDING
 
-/* int8: a row's numbers are rounded to 255 steps between its least and its greatest, a column's weights to
- * 127 between 0 and the greatest. Of normal numbers that is an error of 0.7 % of their deviation each, so 1 %
- * of a product's; single elements have four or five times that. */
+/* int8: a row's numbers are rounded to 255 steps between its least and its greatest or 0, a column's weights
+ * to 127 between 0 and the greatest. Of normal numbers that is an error of 0.7 % of their deviation each, so
+ * 1 % of a product's; single elements have four or five times that. */
 #define TOLERANCE_INT8     0.07
 #define TOLERANCE_INT8_RMS 0.02
 
